@@ -1,0 +1,90 @@
+"""llmlab: language models in containers, inside a notebook.
+
+>>> import llmlab
+>>> server = llmlab.start("tiny")
+>>> answer = server.ask("What is a container?")
+>>> server.stop()
+
+Every verb here is also `%llm VERB …` in a notebook (after `%load_ext llmlab`)
+and `llmlab VERB …` in a terminal.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmlab.builds import build
+    from llmlab.errors import AskInterrupted, LabError
+    from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
+    from llmlab.results import Answer, Inspection, Logs, ServerList, ServerStatus, Stopped
+
+__version__ = "0.1.0.dev0"
+
+# Name → module. Imported on first use: `import llmlab` stays quick, and a
+# machine that lacks an optional library only misses it where it is needed.
+_EXPORTS = {
+    "start": "lab",
+    "stop": "lab",
+    "ps": "lab",
+    "inspect": "lab",
+    "logs": "lab",
+    "ask": "lab",
+    "attach": "lab",
+    "build": "builds",
+    "Server": "lab",
+    "Answer": "results",
+    "Inspection": "results",
+    "Logs": "results",
+    "ServerList": "results",
+    "ServerStatus": "results",
+    "Stopped": "results",
+    "LabError": "errors",
+    "AskInterrupted": "errors",
+}
+
+__all__ = [
+    "Answer",
+    "AskInterrupted",
+    "Inspection",
+    "LabError",
+    "Logs",
+    "Server",
+    "ServerList",
+    "ServerStatus",
+    "Stopped",
+    "__version__",
+    "ask",
+    "attach",
+    "build",
+    "inspect",
+    "logs",
+    "ps",
+    "start",
+    "stop",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"llmlab.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module 'llmlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext llmlab`: make `%llm` and `%%llm` known to this notebook."""
+    from llmlab.notebook import load_ipython_extension as load  # noqa: PLC0415 - IPython only on demand
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext llmlab`: take `%llm` away; running servers go on."""
+    from llmlab.notebook import unload_ipython_extension as unload  # noqa: PLC0415 - IPython only on demand
+
+    unload(shell)

@@ -1,0 +1,119 @@
+"""What every backend is, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from llmlab.client import Verify
+from llmlab.errors import LabError, UnknownNameError
+from llmlab.results import Control
+from llmlab.runtime import Claim
+from llmlab.specs import BackendName, Limits, Process, Record, ServeSpec
+
+# Name → module. To add a backend: write its module, name it here and in
+# `specs.BackendName`, and derive from the behaviour suite in tests/.
+_BACKENDS = {"native": "native", "container": "container"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starting:
+    """What a backend is asked to start.
+
+    Attributes:
+        claim: The server's directory, its lock held.
+        spec: What to serve.
+        limits: The share of the machine it gets (containers).
+        owner: See `Record.owner`.
+        image: A container image to use in place of the one llmlab makes.
+    """
+
+    claim: Claim
+    spec: ServeSpec
+    limits: Limits
+    owner: Process | None
+    image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How a server fares.
+
+    Attributes:
+        running: Whether its process runs.
+        detail: Why not, such as "exit code 137: killed, possibly out of memory".
+        pid: Its process id on this machine, if it is known.
+    """
+
+    running: bool
+    detail: str = ""
+    pid: int | None = None
+
+
+class Backend(Protocol):
+    """A place where servers run; a module with these functions."""
+
+    NAME: BackendName
+
+    def unavailable(self) -> LabError | None:
+        """Why servers cannot be started here; None if they can."""
+
+    def start(self, starting: Starting) -> Record:
+        """Start a server and say how it is reached; it need not be ready yet.
+
+        Whatever it made is removed again if it raises.
+        """
+
+    def find(self) -> list[Record]:
+        """All servers of this user here, running or not."""
+
+    def look(self, record: Record) -> Found:
+        """How one server fares."""
+
+    def verify(self, record: Record) -> Verify | None:
+        """A check that a connected socket's peer is this server."""
+
+    def log(self, record: Record, lines: int | None = None) -> list[str]:
+        """The engine's log, or its last lines."""
+
+    def stop(self, record: Record, *, grace_s: float) -> None:
+        """Stop it, by force after `grace_s` seconds, and remove it; idempotent."""
+
+    def remove_abandoned(self, claim: Claim) -> None:
+        """Remove what a start that died has left under this name."""
+
+    def controls(self, record: Record) -> tuple[Sequence[Control], dict[str, str]]:
+        """The isolation receipt, and further facts (label → value)."""
+
+
+def backend_names() -> tuple[BackendName, ...]:
+    """All backends."""
+    return ("native", "container")
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if name not in _BACKENDS:
+        raise UnknownNameError("backend", name, _BACKENDS)
+    module: Any = import_module(f"llmlab.backends.{_BACKENDS[name]}")
+    checked: Backend = module
+    return checked
+
+
+def exit_detail(code: int) -> str:
+    """What an exit code says: 137 and -9 are a kill, often for memory."""
+    meanings = {
+        137: "killed by SIGKILL, possibly for memory",
+        132: "illegal instruction: built for another CPU",
+        134: "aborted by itself",
+        139: "segmentation fault",
+        143: "stopped by SIGTERM",
+    }
+    meaning = meanings.get(code)
+    return f"exit code {code}: {meaning}" if meaning else f"exit code {code}"

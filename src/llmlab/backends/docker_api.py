@@ -1,0 +1,283 @@
+"""The one door to the `docker` package: its calls, with errors of our own.
+
+Works with Docker Engine and with Podman's Docker API, found as the `docker`
+command finds them: `DOCKER_HOST`, else the current context.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import (
+    BackendError,
+    DaemonError,
+    DaemonPermissionError,
+    ImageError,
+    LabError,
+    NameTakenError,
+)
+
+_TIMEOUT_S = 20
+_PULL_HINT = "check its name, and that this machine reaches its registry"
+_INSTALL_HINT = (
+    "install Docker Engine (Debian, Ubuntu: sudo apt install docker.io) and start it "
+    "(sudo systemctl start docker); or run natively: --native"
+)
+
+_clients: dict[tuple[int, str | None, str | None], DockerApi] = {}
+_guard = threading.Lock()
+
+
+def connect() -> DockerApi:
+    """The container engine that the user's environment names; one connection each.
+
+    Raises:
+        DaemonError: If none answers.
+        DaemonPermissionError: If it refuses this user.
+    """
+    # A forked child must not share its parent's connections.
+    key = (os.getpid(), os.environ.get("DOCKER_HOST"), os.environ.get("DOCKER_CONTEXT"))
+    with _guard:
+        if key not in _clients:
+            _clients[key] = DockerApi()
+        return _clients[key]
+
+
+class DockerApi:
+    """The calls to the container engine that llmlab makes."""
+
+    def __init__(self) -> None:
+        _knock()
+        try:
+            import docker  # noqa: PLC0415 - 0.15 s, needed only here
+        except ImportError as error:
+            raise DaemonError(
+                f"the docker package cannot be imported: {error}", hint="pip install 'docker>=7.2'"
+            ) from error
+        self._errors: Any = docker.errors
+        try:
+            self._client: Any = docker.from_env(timeout=_TIMEOUT_S)
+            self._api: Any = self._client.api
+        except Exception as error:
+            raise self._translate(error) from error
+
+    def info(self) -> dict[str, Any]:
+        """What `docker info` says."""
+        with self._calls():
+            found: dict[str, Any] = self._client.info()
+            return found
+
+    @property
+    def address(self) -> str:
+        """Where the engine listens, as in `DOCKER_HOST`."""
+        base = str(self._api.base_url)
+        # docker-py writes a unix socket's URL as http+docker://localhost.
+        return f"unix://{self._socket_path()}" if base.startswith("http+docker") else base
+
+    def is_local(self) -> bool:
+        """Whether the engine shares this machine's file system and kernel."""
+        return self.address.startswith("unix://") and "Docker Desktop" not in str(
+            self.info().get("OperatingSystem", "")
+        )
+
+    def is_rootless(self) -> bool:
+        """Whether the engine runs in a user namespace of this user's."""
+        return any("rootless" in str(option) for option in self.info().get("SecurityOptions") or ())
+
+    def image_id(self, name: str) -> str | None:
+        """The id of a local image, None if there is none of that name."""
+        with self._calls():
+            try:
+                return str(self._api.inspect_image(name)["Id"])
+            except self._errors.ImageNotFound:
+                return None
+
+    def pull(self, name: str) -> Iterator[str]:
+        """Pull an image; yields what is going on.
+
+        Raises:
+            ImageError: If it cannot be had.
+        """
+        try:
+            for event in self._api.pull(name, stream=True, decode=True):
+                if "error" in event:
+                    raise ImageError(f"image {name!r} cannot be had: {event['error']}", hint=_PULL_HINT)
+                yield f"{event.get('status', '')} {event.get('progress', '')}".strip()
+        except (self._errors.DockerException, OSError) as error:
+            raise ImageError(f"image {name!r} cannot be had: {_reason(error)}", hint=_PULL_HINT) from error
+
+    def import_image(self, archive: io.BufferedIOBase, name: str, labels: dict[str, str]) -> str:
+        """Make an image from a tar of its root file system; returns its id.
+
+        Raises:
+            ImageError: If the engine does not take it.
+        """
+        repository, _, tag = name.rpartition(":")
+        changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
+        try:
+            self._api.import_image_from_data(archive, repository=repository, tag=tag, changes=changes)
+        except (self._errors.DockerException, OSError) as error:
+            raise ImageError(
+                f"the container engine cannot make the image {name}: {_reason(error)}",
+                hint="is its disk full? look at: docker system df",
+            ) from error
+        found = self.image_id(name)
+        if found is None:
+            raise ImageError(f"the container engine took the image {name} and does not have it")
+        return found
+
+    def create(self, name: str, request: dict[str, Any]) -> str:
+        """Create a container from the API's own JSON; returns its id.
+
+        Raises:
+            NameTakenError: If a container has that name.
+            BackendError: If the engine refuses.
+        """
+        with self._calls():
+            try:
+                return str(self._api.create_container_from_config(request, name)["Id"])
+            except self._errors.APIError as error:
+                if error.status_code == 409:  # noqa: PLR2004 - HTTP's number for a conflict
+                    raise NameTakenError(
+                        f"a container named {name!r} exists already",
+                        hint=f"remove it (docker rm -f {name}), or choose another --name",
+                    ) from error
+                raise
+
+    def start(self, container_id: str) -> None:
+        """Start a created container."""
+        with self._calls():
+            self._api.start(container_id)
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        """All containers with a label, as the API lists them."""
+        with self._calls():
+            found: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": label})
+            return found
+
+    def container(self, container_id: str) -> dict[str, Any] | None:
+        """What `docker inspect` says of a container; None if it is gone."""
+        with self._calls():
+            try:
+                found: dict[str, Any] = self._api.inspect_container(container_id)
+            except self._errors.NotFound:
+                return None
+            return found
+
+    def log(self, container_id: str, lines: int | None) -> list[str]:
+        """A container's output, or its last lines; empty if it is gone."""
+        with self._calls():
+            try:
+                raw: bytes = self._api.logs(container_id, tail="all" if lines is None else lines)
+            except self._errors.NotFound:
+                return []
+            return raw.decode("utf-8", errors="replace").splitlines()
+
+    def stop(self, container_id: str, grace_s: float) -> None:
+        """Stop and remove a container; not an error if it is gone.
+
+        Another process may be doing the same at the same time: then wait for it.
+        """
+        with self._calls(), suppress(self._errors.NotFound):
+            if grace_s > 0:
+                with suppress(self._errors.APIError):
+                    self._api.stop(container_id, timeout=max(1, round(grace_s)))
+            try:
+                self._api.remove_container(container_id, force=True, v=True)
+            except self._errors.APIError as error:
+                if error.status_code != 409:  # noqa: PLR2004 - "removal is already in progress"
+                    raise
+
+    def _socket_path(self) -> str:
+        adapter = self._api.get_adapter(self._api.base_url)
+        return str(getattr(adapter, "socket_path", ""))
+
+    @contextmanager
+    def _calls(self) -> Iterator[None]:
+        try:
+            yield
+        except LabError:
+            raise
+        except Exception as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: Exception) -> LabError:
+        chain = list(_causes(error))
+        if any(getattr(e, "errno", None) in {errno.EACCES, errno.EPERM} for e in chain) or any(
+            isinstance(e, PermissionError) or "permission denied" in str(e).lower() for e in chain
+        ):
+            return _no_permission()
+        if isinstance(error, self._errors.APIError):
+            return BackendError(f"the container engine refused: {_reason(error)}")
+        if "timed out" in str(error).lower():
+            return DaemonError(
+                f"the container engine did not answer within {_TIMEOUT_S} s",
+                hint="look at it: docker info; or run natively: --native",
+            )
+        return _no_daemon()
+
+
+def _knock() -> None:
+    """See whether somebody listens where Docker usually does.
+
+    A machine without Docker is a normal case: it is told in microseconds,
+    before 0.15 s of imports. Contexts and remote engines are left to the
+    `docker` package.
+    """
+    host = os.environ.get("DOCKER_HOST")
+    if not host:
+        config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+        if os.environ.get("DOCKER_CONTEXT") or config.exists():
+            return
+        host = "unix:///var/run/docker.sock"
+    if not host.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX) as door:
+        door.settimeout(_TIMEOUT_S)
+        try:
+            door.connect(host.removeprefix("unix://"))
+        except PermissionError as error:
+            raise _no_permission() from error
+        except OSError as error:
+            raise _no_daemon() from error
+
+
+def _no_permission() -> DaemonPermissionError:
+    return DaemonPermissionError(
+        "Docker refuses this user: no permission on its socket",
+        hint="sudo usermod -aG docker $USER, then log in again "
+        "(membership is as good as root on this machine); or run natively: --native",
+    )
+
+
+def _no_daemon() -> DaemonError:
+    where = os.environ.get("DOCKER_HOST")
+    return DaemonError(
+        "no container engine answers" + (f" at DOCKER_HOST={where}" if where else ""), hint=_INSTALL_HINT
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what caused it, and what libraries put into their arguments."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        current = todo.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        todo += [current.__cause__, current.__context__]
+        todo += [argument for argument in current.args if isinstance(argument, BaseException)]
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "explanation", None) or error)

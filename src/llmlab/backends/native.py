@@ -1,0 +1,245 @@
+"""The native backend: a server as a process group of the user's own.
+
+No isolation: it may read and write what the user may, and reach the network.
+A small shell stands between so that the exit code is written down, and so
+that the server survives a restart of the kernel that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from llmlab import engines, runtime
+from llmlab.backends import peer
+from llmlab.backends.base import Found, Starting, exit_detail
+from llmlab.builds import EngineBuild, find_build
+from llmlab.client import Verify
+from llmlab.errors import EngineMissingError, LabError, StartError
+from llmlab.isolation import process_facts
+from llmlab.reporting import reporter
+from llmlab.results import Control
+from llmlab.runtime import Claim
+from llmlab.specs import BackendName, Endpoint, Process, Record
+
+NAME: BackendName = "native"
+
+_LOG, _PID, _EXIT, _SCRATCH = "engine.log", "pid", "exit", "scratch"
+_PID_S = 10.0
+_EXIT_S = 0.2
+_KILL_S = 5.0
+_POLL_S = 0.005
+# $1 is the server's directory, the rest the command. The group's leader ends
+# at once and is reaped by us; what stays belongs to init.
+_SHELL = """
+dir=$1; shift
+(
+  "$@" >"$dir/engine.log" 2>&1 </dev/null &
+  echo $! >"$dir/pid.new" && mv "$dir/pid.new" "$dir/pid"
+  wait $!
+  echo $? >"$dir/exit"
+) 2>/dev/null &
+"""
+
+
+def unavailable() -> LabError | None:
+    """Native servers can be started wherever there is a POSIX shell."""
+    return None
+
+
+def start(starting: Starting) -> Record:
+    """Start a process group.
+
+    Raises:
+        EngineMissingError: If the engine is not on this machine.
+        StartError: If the process cannot be made.
+    """
+    claim, spec = starting.claim, starting.spec
+    report = reporter()
+    report.stage("engine", spec.engine)
+    engine = engines.engine(spec.engine)
+    build = _build(spec.engine)
+    scratch = claim.path / _SCRATCH
+    scratch.mkdir(mode=0o700)
+    paths = engines.Paths(
+        program=PurePosixPath(build.server if build and spec.engine == "llama-server" else sys.executable),
+        model=PurePosixPath(spec.model.path),
+        socket=PurePosixPath(claim.socket),
+        scratch=PurePosixPath(scratch),
+        library_dir=PurePosixPath(build.library_dir) if build and build.library_dir else None,
+    )
+    argv = engine.argv(spec, paths)
+    environment = {"PATH": os.environ.get("PATH", os.defpath), **engine.environment(spec, paths)}
+    report.stage("model", spec.model.name)
+    launched = time.time()
+    # The server must not get the user's terminal, nor Ctrl-C meant for the notebook.
+    with subprocess.Popen(
+        ["/bin/sh", "-c", _SHELL, "llmlab", str(claim.path), *argv],
+        env=environment,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+    ) as shell:
+        shell.wait()
+    process = _await_pid(claim.path)
+    return Record(
+        name=claim.name,
+        backend=NAME,
+        spec=spec,
+        endpoint=Endpoint(socket=claim.socket),
+        created=launched,
+        owner=starting.owner,
+        process=process,
+        build={Path(file.target).name: file.sha256 for file in build.files} if build else {},
+        argv=tuple(argv),
+        notes=("not isolated: it may do what you may",),
+    )
+
+
+def find() -> list[Record]:
+    """All native servers that were written down."""
+    return [record for record in runtime.records() if record.backend == NAME]
+
+
+def look(record: Record) -> Found:
+    """Whether the very process of the record still runs."""
+    process = record.process
+    if process and runtime.is_alive(process):
+        return Found(running=True, pid=process.pid)
+    exit_file = runtime.runtime_dir() / record.name / _EXIT
+    # The shell that writes it needs a moment after the server's end.
+    _wait(lambda: _read(exit_file).isdigit() or not exit_file.parent.exists(), _EXIT_S)
+    code = _read(exit_file)
+    return Found(running=False, detail=exit_detail(int(code)) if code.isdigit() else "it is gone")
+
+
+def verify(record: Record) -> Verify | None:
+    """Check that the peer is the record's process."""
+    expected = record.process.pid if record.process else None
+
+    def check(opened: socket.socket) -> None:
+        found = peer.pid(opened)
+        if found is not None and found != expected:
+            raise peer.stranger(record.name, f"process {found}, not {expected}")
+
+    return check
+
+
+def log(record: Record, lines: int | None = None) -> list[str]:
+    """The engine's log file."""
+    return _tail(runtime.runtime_dir() / record.name, lines)
+
+
+def stop(record: Record, *, grace_s: float) -> None:
+    """SIGTERM, then SIGKILL to the whole group."""
+    if record.process:
+        _end(record.process, runtime.runtime_dir() / record.name, grace_s)
+
+
+def remove_abandoned(claim: Claim) -> None:
+    """Stop the process of a start that died before its record was written."""
+    text = _read(claim.path / _PID)
+    # The pid alone could by now belong to a process that is none of ours.
+    if text.isdigit() and (process := runtime.process(int(text))) and _runs_in(process.pid, claim.path):
+        _end(process, claim.path, 0)
+
+
+def controls(record: Record) -> tuple[Sequence[Control], dict[str, str]]:
+    """What a native server is kept from: honestly, nothing."""
+    facts = process_facts(record.process.pid if record.process else None)
+    seen: dict[str, str | None] = {
+        "network": None if facts.interfaces is None else "interfaces: " + ", ".join(facts.interfaces),
+        "root file system": {True: "read-only", False: "writable", None: None}[facts.root_read_only],
+        "capabilities": None if facts.capabilities is None else f"{facts.capabilities:#x}",
+        "no new privileges": {True: "yes", False: "no", None: None}[facts.no_new_privileges],
+        "system calls": {0: "not filtered", 1: "strict", 2: "filtered", None: None}[facts.seccomp],
+        "user": None if facts.uids is None else f"uid {facts.uids[1]}, yours",
+    }
+    rows = [
+        Control(name=name, asked="nothing", recorded=None, in_force=value, agrees=None)
+        for name, value in seen.items()
+    ]
+    return rows, {"pid": str(record.process.pid) if record.process else "unknown"}
+
+
+def _build(engine: str) -> EngineBuild | None:
+    """The libraries to run; llama-cpp-python may bring its own."""
+    try:
+        return find_build()
+    except EngineMissingError:
+        if engine == "llama-server":
+            raise
+        return None
+
+
+def _await_pid(folder: Path) -> Process:
+    deadline = time.monotonic() + _PID_S
+    while time.monotonic() < deadline:
+        if text := _read(folder / _PID):
+            # A process that ended at once has no identity any more; readiness
+            # finds that out and has the log and the exit code to show.
+            return runtime.process(int(text)) or Process(pid=int(text), start="ended")
+        time.sleep(_POLL_S)
+    raise StartError("the server's process did not start", log_tail=_tail(folder, 20))
+
+
+def _end(process: Process, folder: Path, grace_s: float) -> None:
+    try:
+        group = os.getpgid(process.pid) if runtime.is_alive(process) else None
+    except ProcessLookupError:
+        group = None
+    if group is None or group == os.getpgrp():
+        return
+    with suppress(ProcessLookupError):
+        # The server alone: its shell then writes the exit code and ends too.
+        os.kill(process.pid, signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+    if not _wait(lambda: not runtime.is_alive(process), grace_s or _KILL_S):
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        _wait(lambda: not runtime.is_alive(process), _KILL_S)
+    # The group itself cannot be waited for: its ended members count until init
+    # has reaped them, and some inits take a second.
+    _wait((folder / _EXIT).exists, _EXIT_S)
+
+
+def _wait(condition: Callable[[], bool], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _runs_in(pid: int, folder: Path) -> bool:
+    command = _read(Path(f"/proc/{pid}/cmdline"))
+    return str(folder) in command if command else shutil.which("ps") is not None and str(folder) in _ps(pid)
+
+
+def _ps(pid: int) -> str:
+    return subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
+
+
+def _tail(folder: Path, lines: int | None) -> list[str]:
+    text = _read(folder / _LOG)
+    found = text.splitlines()
+    return found if lines is None else found[-lines:] if lines else []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

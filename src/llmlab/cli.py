@@ -1,0 +1,150 @@
+"""The command line: `llmlab VERB …`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from llmlab import render, runtime, verbs
+from llmlab.errors import AskInterrupted, LabError, UsageError
+from llmlab.reporting import Reporter, reporting_to
+from llmlab.results import Answer
+
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_PROG = "llmlab"
+
+
+class TerminalReporter(Reporter):
+    """Progress on standard error, answers on standard output as they come."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        # With --json, standard output is the result and nothing else.
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._stage = ""
+
+    def begin(self, title: str) -> None:  # noqa: ARG002 - the command line has just been typed
+        """Remember when it began."""
+        self._began = time.monotonic()
+        self._stage = ""
+
+    def stage(self, stage: str, detail: str = "") -> None:
+        """One line that is written over; in a pipe one line for each stage."""
+        elapsed = f"{time.monotonic() - self._began:5.1f} s"
+        detail = render.plain(detail)
+        if self._live:
+            sys.stderr.write(f"\r\033[K{elapsed}  {stage}: {detail}")
+        elif stage != self._stage:
+            sys.stderr.write(f"{elapsed}  {stage}: {detail}\n")
+        self._stage = stage
+        sys.stderr.flush()
+
+    def end(self, *, failed: bool) -> None:
+        """Close the line, or wipe it when all went well."""
+        if self._live and self._stage:
+            sys.stderr.write("\n" if failed else "\r\033[K")
+            sys.stderr.flush()
+
+    def note(self, message: str) -> None:
+        """A line of its own."""
+        sys.stderr.write(("\r\033[K" if self._live else "") + f"note: {render.plain(message)}\n")
+
+    def text(self, piece: str) -> None:
+        """The answer, with control characters made visible."""
+        if not self._quiet:
+            sys.stdout.write(render.plain(piece))
+            sys.stdout.flush()
+
+    def answered(self, answer: Answer) -> None:
+        """The figures under the answer."""
+        if not self._quiet:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            sys.stderr.write(f"[{render.plain(answer.summary())}]\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status.
+
+    Args:
+        argv: The words after the command's name; those of the process if None.
+
+    Returns:
+        0 if it worked, 1 if it failed, 2 for a usage error, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    runtime.keep_servers()
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+    except OSError as error:
+        # Who read the output has gone (`llmlab ps | head -1`), or a disk is full.
+        # Python would try to write the rest when it ends, and complain.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"{_PROG}: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return _FAILED
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
+    if words == ["--version"]:
+        from llmlab import __version__  # noqa: PLC0415 - not needed otherwise
+
+        print(f"{_PROG} {__version__}")
+        return 0
+    try:
+        call = verbs.parse(words, prog=_PROG)
+        with reporting_to(TerminalReporter(quiet=call.json)):
+            result = call.run()
+    except verbs.HelpShown as shown:
+        print(shown.text)
+        return 0
+    except BrokenPipeError:
+        raise
+    except (LabError, OSError, KeyboardInterrupt) as error:
+        return _failed(error, json_wanted="--json" in words)
+    if call.json:
+        _print_json(result.to_dict())
+    elif not isinstance(result, Answer):  # which has been shown as it came
+        print(render.plain(str(result)))
+    return 0
+
+
+def _failed(error: BaseException, *, json_wanted: bool) -> int:
+    """Show what went wrong; returns the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        status, start, message = _INTERRUPTED, "\n", str(error) or "interrupted"
+    else:
+        status, start, message = _USAGE if isinstance(error, UsageError) else _FAILED, "", str(error)
+    if json_wanted:
+        if isinstance(error, AskInterrupted):
+            _print_json(error.answer.to_dict())
+        elif isinstance(error, LabError):
+            _print_json({"error": error.to_dict()})
+        else:
+            _print_json({"error": {"type": type(error).__name__, "message": message}})
+    else:
+        print(f"{start}{_PROG}: {render.plain(message)}", file=sys.stderr)
+    return status
+
+
+def _print_json(data: Any) -> None:
+    text = json.dumps(data, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # An ASCII terminal, or a path that is not valid UTF-8.
+        text = json.dumps(data)
+    print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The verbs, as Python functions.
+
+Their signatures and docstrings are the command line and the magic as well:
+parser, help and completion are derived from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from llmlab.arguments import Arg
+from llmlab.errors import UsageError
+from llmlab.lab import launch, registry
+from llmlab.lab.server import Server
+from llmlab.reporting import reporter
+from llmlab.results import Answer, Inspection, Logs, ServerList, Stopped
+from llmlab.specs import BackendName, EngineName
+
+__all__ = ["Server", "ask", "attach", "inspect", "logs", "ps", "start", "stop"]
+
+
+def start(
+    model: Annotated[str, Arg(completes="model")] = "tiny",
+    *,
+    backend: Annotated[BackendName | None, Arg(choices_as_flags=True)] = None,
+    name: str | None = None,
+    engine: EngineName = "llama-server",
+    context: int | None = None,
+    slots: int = 4,
+    threads: int | None = None,
+    memory: Annotated[str | int | None, Arg(metavar="SIZE")] = None,
+    cpus: float | None = None,
+    image: str | None = None,
+    keep: bool = False,
+    timeout_s: float = 300.0,
+) -> Server:
+    """Start a model and return when it has answered.
+
+    In a container, if a container engine is there: without network, with a
+    read-only root, reached through a unix socket. Otherwise natively, and it
+    says so.
+
+    Args:
+        model: `tiny`, the built-in teaching model, or the path of a GGUF file.
+        backend: Run it in a container, or natively, as a process of yours
+            without isolation. Unset: in a container where that is possible.
+        name: What to call the server. Unset: the model's name, with a number
+            if that is taken.
+        engine: The program that serves it.
+        context: Tokens of context for each request. Unset: what the model was
+            trained with, at most 4096.
+        slots: Requests answered at the same time; llama-cpp-python has one.
+        threads: Compute threads. Unset: one for very small models, else one
+            for each CPU, at most 8.
+        memory: Memory limit of a container, such as 2g or 512m; a bare number
+            is in MiB. Unset: what the model needs, with room to spare.
+        cpus: CPU limit of a container. Unset: one more than threads.
+        image: Use this container image in place of the one that is made from
+            the native engine's files; it must have /app/llama-server.
+        keep: Keep the server when the notebook server or script that started
+            it has ended. Servers started from a terminal are always kept.
+        timeout_s: Longest wait until it answers, in seconds.
+
+    Raises:
+        UsageError: An argument does not fit.
+        ModelError: The model cannot be used.
+        BackendError: The container engine does not do it.
+        StartError: It did not come up; the error has the log's last lines.
+    """
+    report = reporter()
+    report.begin(f"start {model}")
+    failed = True
+    try:
+        registry.sweep()
+        wish = launch.Wish(
+            model=model,
+            backend=backend,
+            name=name,
+            engine=engine,
+            context=context,
+            slots=slots,
+            threads=threads,
+            memory=memory,
+            cpus=cpus,
+            image=image,
+            keep=keep,
+        )
+        server = Server(launch.launch(wish, timeout_s=timeout_s))
+        failed = False
+        return server
+    finally:
+        report.end(failed=failed)
+
+
+def stop(
+    name: Annotated[str | None, Arg(completes="server")] = None,
+    *,
+    all: bool = False,  # noqa: A002 - docker's and ollama's word
+    grace_s: float = 5.0,
+) -> Stopped:
+    """Stop a server and remove everything that belongs to it.
+
+    Args:
+        name: The server. Unset: the only one there is.
+        all: Stop all of your servers.
+        grace_s: Seconds it may take to end by itself before it is killed.
+
+    Raises:
+        UsageError: No such server, or several and none named.
+        ServerBusyError: Another process is starting or stopping it.
+    """
+    if all and name:
+        raise UsageError("either a name or --all, not both")
+    swept = registry.sweep()
+    if all:
+        return Stopped(names=(*swept, *registry.stop_all(grace_s=grace_s)))
+    if name is None and not registry.find_all():
+        return Stopped(names=swept)
+    record = registry.select(name, newest=False)
+    return Stopped(names=(record.name,) if registry.stop(record, grace_s=grace_s) else ())
+
+
+def ps() -> ServerList:
+    """List your servers, newest first, whoever started them.
+
+    Servers whose notebook server or script has ended are removed first.
+    """
+    registry.sweep()
+    return ServerList(tuple(registry.status(record) for record in registry.find_all()))
+
+
+def inspect(name: Annotated[str | None, Arg(completes="server")] = None) -> Inspection:
+    """Show everything about a server, and whether its isolation is in force.
+
+    Args:
+        name: The server. Unset: the newest.
+
+    Raises:
+        UsageError: No such server.
+    """
+    return Server(registry.select(name)).inspect()
+
+
+def logs(name: Annotated[str | None, Arg(completes="server")] = None, *, tail: int | None = 50) -> Logs:
+    """Show the last lines of a server's log.
+
+    Args:
+        name: The server. Unset: the newest.
+        tail: Number of lines.
+
+    Raises:
+        UsageError: No such server.
+    """
+    return Server(registry.select(name)).logs(tail=tail)
+
+
+def ask(
+    prompt: str,
+    *,
+    server: Annotated[str | None, Arg(positional=True, completes="server")] = None,
+    system: str = "",
+    max_tokens: int = 512,
+    temperature: float = 0.2,
+    seed: int | None = None,
+    timeout_s: float = 300.0,
+) -> Answer:
+    """Ask a server, and see the answer as it is written.
+
+    Args:
+        prompt: The question. Taken as it is: braces and dollars mean nothing.
+        server: The server to ask. Unset: the newest.
+        system: Instructions that stand before the question.
+        max_tokens: Most tokens to generate.
+        temperature: 0 picks the likeliest token each time; higher is more varied.
+        seed: Seed of the random choice. Unset: another one each time.
+        timeout_s: Longest wait for the next piece of the answer, in seconds.
+
+    Raises:
+        UsageError: No such server, or a setting out of range.
+        ServerStoppedError: It is not running, or died meanwhile.
+        ContextError: The prompt is longer than the context.
+        AskInterrupted: Ctrl-C; carries the answer as far as it came.
+    """
+    if server is None and prompt in {record.name for record in registry.find_all()}:
+        raise UsageError(f"what is the question for server {prompt!r}?", hint=f'ask {prompt} "…"')
+    return Server(registry.select(server)).ask(
+        prompt,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        timeout_s=timeout_s,
+    )
+
+
+def attach(name: str | None = None) -> Server:
+    """A handle on a server that runs already, whoever started it.
+
+    Args:
+        name: The server. Unset: the newest.
+
+    Raises:
+        UsageError: No such server.
+    """
+    return Server(registry.select(name))

@@ -1,0 +1,274 @@
+"""From a wish to a server that has answered: plan, check, start, wait."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+
+import psutil
+
+from llmlab import backends, engines, models, runtime
+from llmlab.backends import Backend, Starting
+from llmlab.client import ChatRequest, Client
+from llmlab.errors import (
+    LabError,
+    MemoryFitError,
+    NameTakenError,
+    RequestError,
+    ServerStoppedError,
+    StartError,
+    UsageError,
+)
+from llmlab.lab import registry
+from llmlab.reporting import reporter
+from llmlab.specs import BackendName, EngineName, Limits, Model, Record, ServeSpec
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UNIT_MIB = {"": 1.0, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0 * 1024}
+_MIB = 1024 * 1024
+_MAX_THREADS = 8
+_MAX_CONTEXT = 4096
+# Below this size one thread is quickest: more spend their time waiting for each other.
+_SMALL_MODEL_BYTES = 64 * _MIB
+_LOG_LINES = 15
+# Looking at the process costs the container engine a call, asking for health does not.
+_LOOK_S = 0.2
+_FIRST_POLL_S, _LAST_POLL_S = 0.005, 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """The arguments of `start`; see there."""
+
+    model: str
+    backend: BackendName | None
+    name: str | None
+    engine: EngineName
+    context: int | None
+    slots: int
+    threads: int | None
+    memory: str | int | None
+    cpus: float | None
+    image: str | None
+    keep: bool
+
+
+def launch(wish: Wish, *, timeout_s: float) -> Record:
+    """Start what is wished for; returns its record once it has answered.
+
+    Raises:
+        LabError: As `llmlab.start`. Nothing of the server is left then.
+    """
+    engine = engines.engine(wish.engine)
+    model = models.resolve(wish.model)
+    place, notes = _place(wish, engine)
+    spec = _spec(wish, model)
+    if model.context_train and spec.context > model.context_train:
+        notes.append(
+            f"{model.name} was trained with a context of {model.context_train} tokens, not {spec.context}"
+        )
+    limits = _limits(wish, spec)
+    _check_fit(spec, limits, place.NAME, asked=wish.memory is not None)
+    for note in notes:
+        reporter().note(note)
+    with _claim(wish.name, model.name) as claim:
+        starting = Starting(
+            claim=claim,
+            spec=spec,
+            limits=limits,
+            owner=None if wish.keep else runtime.default_owner(),
+            image=wish.image,
+        )
+        record: Record | None = None
+        try:
+            record = place.start(starting)
+            record = replace(record, notes=(*record.notes, *notes))
+            claim.write(record)
+            reporter().stage("load", model.name)
+            _await_ready(record, place, engine, timeout_s)
+        except BaseException:
+            # Ctrl-C as well: what was begun is taken back.
+            with suppress(LabError):
+                if record:
+                    place.stop(record, grace_s=0)
+                else:
+                    place.remove_abandoned(claim)
+            raise
+    reporter().stage("ready", f"{record.name} answers at {record.endpoint}")
+    return record
+
+
+def parse_size_mib(size: str | int) -> int:
+    """A size such as "2g", "512m", "1.5 GiB" or 512 as MiB.
+
+    Raises:
+        UsageError: If it is not a size.
+    """
+    match = _SIZE.fullmatch(str(size).strip())
+    if not match or not (mib := round(float(match[1]) * _UNIT_MIB[match[2].lower()])):
+        raise UsageError(f"{size!r} is not a size", hint="write 512m, 2g, or a number of MiB")
+    return mib
+
+
+def _place(wish: Wish, engine: engines.Engine) -> tuple[Backend, list[str]]:
+    """The backend, and what to say about the choice. Never a silent downgrade."""
+    if wish.backend:
+        return backends.backend(wish.backend), []
+    if "container" not in engine.BACKENDS:
+        return backends.backend("native"), [f"{engine.NAME} runs natively only: not isolated"]
+    container = backends.backend("container")
+    problem = container.unavailable()
+    if problem is None:
+        return container, []
+    if wish.image or wish.memory or wish.cpus:
+        raise problem
+    note = f"{problem.message}: started natively, not isolated. To get a container: {problem.hint}"
+    return backends.backend("native"), [note]
+
+
+def _spec(wish: Wish, model: Model) -> ServeSpec:
+    for name, value in (("context", wish.context), ("slots", wish.slots), ("threads", wish.threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}", hint="it must be 1 or more")
+    if wish.threads:
+        threads = wish.threads
+    elif model.file_bytes < _SMALL_MODEL_BYTES:
+        threads = 1
+    else:
+        threads = min(_cpus(), _MAX_THREADS)
+    return ServeSpec(
+        model=model,
+        engine=wish.engine,
+        context=wish.context or min(model.context_train or _MAX_CONTEXT, _MAX_CONTEXT),
+        slots=wish.slots if wish.engine == "llama-server" else 1,
+        threads=threads,
+    )
+
+
+def _limits(wish: Wish, spec: ServeSpec) -> Limits:
+    if wish.backend == "native" and (wish.memory or wish.cpus or wish.image):
+        raise UsageError(
+            "a native server has no limits and no image",
+            hint="--memory, --cpus and --image go with --container",
+        )
+    machine = psutil.virtual_memory().total // _MIB
+    default = models.default_limit_mib(spec.model, context=spec.context, slots=spec.slots)
+    memory = min(default, machine) if wish.memory is None else parse_size_mib(wish.memory)
+    cpus = wish.cpus if wish.cpus is not None else float(min(spec.threads + 1, _cpus()))
+    if not 0 < cpus <= _cpus():
+        raise UsageError(f"cpus is {cpus:g}", hint=f"this machine has {_cpus()}")
+    return Limits(memory_mib=memory, cpus=cpus)
+
+
+def _check_fit(spec: ServeSpec, limits: Limits, place: BackendName, *, asked: bool) -> None:
+    needed = models.required_mib(spec.model, context=spec.context, slots=spec.slots)
+    memory = psutil.virtual_memory()
+    available = memory.available // _MIB
+    what, bound = "this machine has free", available
+    if place == "container" and asked and limits.memory_mib < available:
+        what, bound = "the limit is", limits.memory_mib
+    if asked and limits.memory_mib * _MIB > memory.total:
+        raise MemoryFitError(
+            f"a limit of {limits.memory_mib} MiB is more than this machine has ({memory.total // _MIB} MiB)",
+            hint="give less --memory",
+        )
+    if needed <= bound:
+        return
+    weights = models.required_mib(spec.model, context=0, slots=0)
+    per_token = (needed - weights) / (spec.context * spec.slots)
+    fits = int((bound - weights) / per_token / spec.slots) if per_token > 0 else 0
+    hint = (
+        f"--context {fits} would fit"
+        if fits > 0
+        else "use a smaller model" + (" or more --memory" if asked else "")
+    )
+    raise MemoryFitError(
+        f"{spec.model.name} with a context of {spec.context} tokens × {spec.slots} slots needs at least "
+        f"{needed} MiB, and {what} {bound} MiB",
+        hint=hint,
+    )
+
+
+@contextmanager
+def _claim(wished: str | None, model_name: str) -> Iterator[runtime.Claim]:
+    if wished is not None and not _NAME.fullmatch(wished):
+        raise UsageError(
+            f"{wished!r} cannot be a name",
+            hint="letters, digits, dot, dash and underscore, at most 40, beginning with a letter or digit",
+        )
+    taken = {record.name: record for record in registry.find_all()}
+    if wished is None:
+        numbered = (f"{model_name[:36]}-{n}" for n in range(2, 1000))
+        candidates = [name for name in (model_name, *numbered) if name not in taken]
+    else:
+        candidates = [wished]
+        if record := taken.get(wished):
+            if backends.backend(record.backend).look(record).running:
+                raise NameTakenError(
+                    f"a server named {wished!r} runs already",
+                    hint=f"choose another --name, or stop it first: stop {wished}",
+                )
+            # It died; its name is free for the next one.
+            registry.stop(record, grace_s=0)
+    with ExitStack() as stack:
+        for candidate in candidates:
+            # Another process may be taking the same name at this moment.
+            with suppress(NameTakenError) if wished is None else nullcontext():
+                claim = stack.enter_context(runtime.claim(candidate))
+                break
+        yield claim
+
+
+def _await_ready(record: Record, place: Backend, engine: engines.Engine, timeout_s: float) -> None:
+    """Wait for its health and one real token.
+
+    Raises:
+        StartError: If it ends, or takes longer than `timeout_s`.
+    """
+    client = registry.client(record)
+    began = looked = time.monotonic()
+    pause = _FIRST_POLL_S
+    while not client.healthy(path=engine.HEALTH_PATH):
+        now = time.monotonic()
+        if now - looked > _LOOK_S:
+            looked = now
+            found = place.look(record)
+            if not found.running:
+                raise _failed(record, place, engine, found.detail)
+        if now - began > timeout_s:
+            raise _failed(record, place, engine, f"it did not become ready within {timeout_s:g} s")
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LAST_POLL_S)
+    try:
+        _first_token(client, timeout_s)
+    except (ServerStoppedError, RequestError) as error:
+        found = place.look(record)
+        raise _failed(record, place, engine, error.message if found.running else found.detail) from None
+
+
+def _first_token(client: Client, timeout_s: float) -> None:
+    request = ChatRequest(prompt="Hello", max_tokens=1, temperature=0.0, timeout_s=timeout_s)
+    answer = client.chat(request, lambda _: None)
+    if not answer.text and not answer.completion_tokens:
+        raise RequestError("it answered without a single token")
+
+
+def _failed(record: Record, place: Backend, engine: engines.Engine, what: str) -> StartError:
+    log: list[str] = []
+    with suppress(LabError):
+        log = place.log(record)
+    reason, hint = engine.explain(log) or ("", "see the log lines above" if log else "")
+    return StartError(
+        f"{record.name} did not start: {reason or what}" + (f" ({what})" if reason else ""),
+        hint=hint,
+        log_tail=log[-_LOG_LINES:],
+    )
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,160 @@
+"""All servers of this user, wherever they run and whoever started them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from llmlab import backends, engines, runtime
+from llmlab.client import Client
+from llmlab.errors import (
+    BackendError,
+    EndpointError,
+    LabError,
+    ServerBusyError,
+    UnknownNameError,
+    UsageError,
+)
+from llmlab.reporting import reporter
+from llmlab.results import ServerStatus, State
+from llmlab.specs import Record
+
+# Starting may take minutes (an image is pulled, a large model is loaded), but
+# who stops a server wants to know soon that he has to wait.
+_HOLD_S = 20.0
+_HEALTH_S = 1.0
+
+
+def find_all() -> list[Record]:
+    """All records, newest first."""
+    found = [record for name in backends.backend_names() for record in backends.backend(name).find()]
+    return sorted(found, key=lambda record: record.created, reverse=True)
+
+
+def select(name: str | None, *, newest: bool = True) -> Record:
+    """The server of that name, or the one that is meant without a name.
+
+    Args:
+        name: Its name, or None.
+        newest: Without a name, take the newest; otherwise it must be the only one.
+
+    Raises:
+        UsageError: If there is none, or if it is not clear which one.
+    """
+    found = find_all()
+    names = [record.name for record in found]
+    if name is not None:
+        for record in found:
+            if record.name == name:
+                return record
+        hint = "" if names else "no server is there; start one: start tiny"
+        raise UnknownNameError("server", name, names, hint=hint)
+    if not found:
+        raise UsageError("no server is running", hint="start one: start tiny")
+    if not newest and len(found) > 1:
+        raise UsageError("which server?", hint="name one of " + ", ".join(names) + ", or use --all")
+    return found[0]
+
+
+def client(record: Record) -> Client:
+    """A client of a server, that checks who it talks to."""
+    return Client(record.name, record.endpoint, backends.backend(record.backend).verify(record))
+
+
+def status(record: Record) -> ServerStatus:
+    """A server's row of `ps`."""
+    state, detail = _state(record)
+    return ServerStatus(
+        name=record.name,
+        model=record.spec.model.name,
+        engine=record.spec.engine,
+        backend=record.backend,
+        state=state,
+        detail=detail,
+        uptime_s=max(0.0, time.time() - record.created),
+        endpoint=str(record.endpoint),
+        context=record.spec.context,
+        slots=record.spec.slots,
+        isolation="sealed" if record.backend == "container" else "none",
+    )
+
+
+def stop(record: Record, *, grace_s: float) -> bool:
+    """Stop and remove one server; whether there was something left to stop.
+
+    Raises:
+        ServerBusyError: If another process starts or stops it for long.
+    """
+    place = backends.backend(record.backend)
+    with runtime.hold(record.name, wait_s=_HOLD_S) as claim:
+        # Another server may have taken the name while we waited.
+        current = runtime.read_record(record.name) if claim else None
+        ours = claim is not None and (current is None or current.created == record.created)
+        place.stop(record, grace_s=grace_s)
+        if claim and ours:
+            claim.remove()
+        return ours or record.container_id is not None
+
+
+def stop_all(*, grace_s: float) -> tuple[str, ...]:
+    """Stop every server of this user; returns their names."""
+    return tuple(record.name for record in find_all() if stop(record, grace_s=grace_s))
+
+
+def sweep() -> tuple[str, ...]:
+    """Remove what dead owners and dead starts have left; returns the names.
+
+    What another process is just starting or stopping is left to it.
+    """
+    swept = []
+    found = find_all()
+    for record in found:
+        if record.owner and runtime.has_ended(record.owner):
+            with suppress(LabError):
+                stop(record, grace_s=1.0)
+                swept.append(record.name)
+    for record in _lost(found):
+        with suppress(ServerBusyError), runtime.hold(record.name, wait_s=0) as claim:
+            if claim and runtime.read_record(record.name) == record:
+                claim.remove()
+                swept.append(record.name)
+    for name in runtime.abandoned():
+        with suppress(LabError), runtime.hold(name, wait_s=0) as claim:
+            if claim and runtime.read_record(name) is None:
+                for place in backends.backend_names():
+                    backends.backend(place).remove_abandoned(claim)
+                claim.remove()
+                swept.append(name)
+    if swept:
+        reporter().note(f"removed {', '.join(swept)}: what started it has ended")
+    return tuple(swept)
+
+
+def _lost(found: list[Record]) -> list[Record]:
+    """Records of containers that somebody else has removed."""
+    names = {record.name for record in found}
+    lost = [r for r in runtime.records() if r.backend == "container" and r.name not in names]
+    # An engine that does not answer has lost nothing, as far as can be told.
+    if not lost or backends.backend("container").unavailable():
+        return []
+    return lost
+
+
+def _state(record: Record) -> tuple[State, str]:
+    try:
+        found = backends.backend(record.backend).look(record)
+    except BackendError as error:
+        return "lost", error.message
+    if not found.running:
+        return "exited", found.detail
+    if found.detail:
+        return "loading", found.detail
+    if record.endpoint.socket and not record.endpoint.socket.parent.exists():
+        return "lost", "its socket's directory is gone"
+    try:
+        healthy = client(record).healthy(
+            path=engines.engine(record.spec.engine).HEALTH_PATH, timeout_s=_HEALTH_S
+        )
+    except EndpointError as error:
+        return "lost", error.message
+    return ("ready", "") if healthy else ("loading", "")

@@ -1,0 +1,187 @@
+"""The handle on one server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llmlab import backends, render
+from llmlab.client import ChatRequest
+from llmlab.errors import AskInterrupted, BackendError, ServerStoppedError, UsageError
+from llmlab.lab import registry
+from llmlab.reporting import reporter
+from llmlab.results import Answer, Inspection, Logs, ServerStatus, Stopped
+from llmlab.specs import Record, to_dict
+
+_MAX_TEMPERATURE = 2.0
+
+
+class Server:
+    """One server: ask it, look at it, stop it.
+
+    Nothing is kept here but where the server is: any number of handles in any
+    number of processes may point at the same server. As a context manager it
+    stops the server at the end of the block.
+
+    Args:
+        record: What was written down when it was started.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    @property
+    def name(self) -> str:
+        """The server's name."""
+        return self._record.name
+
+    @property
+    def record(self) -> Record:
+        """What was written down when it was started."""
+        return self._record
+
+    @property
+    def status(self) -> ServerStatus:
+        """How it fares now; looks anew each time."""
+        if self._is_gone():
+            return replace(registry.status(self._record), state="stopped", detail="")
+        return registry.status(self._record)
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        system: str = "",
+        max_tokens: int = 512,
+        temperature: float = 0.2,
+        seed: int | None = None,
+        timeout_s: float = 300.0,
+    ) -> Answer:
+        """Ask it; see `llmlab.ask`."""
+        if not prompt.strip():
+            raise UsageError("the question is empty", hint="put it in quotes, or into the cell's body")
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}", hint="it must be 1 or more")
+        if not 0 <= temperature <= _MAX_TEMPERATURE:
+            raise UsageError(f"temperature is {temperature}", hint="it must be between 0 and 2")
+        report = reporter()
+        request = ChatRequest(
+            prompt=prompt,
+            system=system,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            control_tokens=self._record.spec.model.control_tokens,
+            timeout_s=timeout_s,
+        )
+        report.asked(prompt, self.name)
+        try:
+            answer = registry.client(self._record).chat(request, report.text)
+        except AskInterrupted as interrupted:
+            report.answered(interrupted.answer)
+            raise
+        except ServerStoppedError as error:
+            if error.answer:
+                report.answered(error.answer)
+            raise self._explained(error) from None
+        report.answered(answer)
+        return answer
+
+    def stop(self, *, grace_s: float = 5.0) -> Stopped:
+        """Stop it and remove everything that belongs to it; again does nothing."""
+        stopped = not self._is_gone() and registry.stop(self._record, grace_s=grace_s)
+        return Stopped(names=(self.name,) if stopped else ())
+
+    def logs(self, *, tail: int | None = 50) -> Logs:
+        """The last lines of its log."""
+        if tail is not None and tail < 0:
+            raise UsageError(f"tail is {tail}", hint="it must be 0 or more")
+        lines = backends.backend(self._record.backend).log(self._record, tail)
+        return Logs(name=self.name, lines=tuple(lines))
+
+    def inspect(self) -> Inspection:
+        """Everything about it, and whether its isolation is in force."""
+        controls, facts = backends.backend(self._record.backend).controls(self._record)
+        if libllama := next((h for n, h in self._record.build.items() if n.startswith("libllama.so")), None):
+            facts = {**facts, "libllama sha256": libllama}
+        if self._record.notes:
+            facts = {**facts, "note": "; ".join(self._record.notes)}
+        owner = self._record.owner
+        facts["kept until"] = f"process {owner.pid} ends" if owner else "it is stopped"
+        return Inspection(
+            status=self.status,
+            record=to_dict(self._record),
+            command=self._record.argv,
+            isolation=tuple(controls),
+            facts=facts,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its row of `ps` and its record, as plain JSON data."""
+        return {**self.status.to_dict(), "record": to_dict(self._record)}
+
+    def __enter__(self) -> Server:  # noqa: PYI034 - typing.Self needs Python 3.11
+        """The server itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self.stop()
+
+    def __repr__(self) -> str:
+        """Its name and state."""
+        status = self.status
+        return f"<Server {self.name}: {status.model}, {status.backend}, {status.state}>"
+
+    def __str__(self) -> str:
+        """Its row of `ps`."""
+        return str(self.status)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        status = self.status
+        where = "in a sealed container" if status.backend == "container" else "native, not isolated"
+        chips = [
+            ("model", status.model, self._record.spec.model.reference),
+            ("runs", where, "isolation: " + status.isolation),
+            ("engine", status.engine, "the program that serves the model"),
+            (
+                "context",
+                f"{status.context} tokens × {status.slots}",
+                "tokens for each request × requests at a time",
+            ),
+            ("endpoint", status.endpoint, "how it is reached"),
+        ]
+        body = render.html_chips(chips)
+        if status.detail:
+            body += render.html_text(status.detail)
+        html = render.html_card(self.name, body, side=render.html_state(status.state))
+        return render.bundle(repr(self), html)
+
+    def _is_gone(self) -> bool:
+        return not any(
+            record.name == self.name and record.created == self._record.created
+            for record in registry.find_all()
+        )
+
+    def _explained(self, error: ServerStoppedError) -> ServerStoppedError:
+        """The same error with the reason, where there is one to be seen."""
+        if self._is_gone():
+            better = ServerStoppedError(
+                f"server {self.name!r} has been stopped",
+                hint=f"start it again: start {self._record.spec.model.reference} --name {self.name}",
+            )
+        else:
+            try:
+                found = backends.backend(self._record.backend).look(self._record)
+            except BackendError:
+                return error
+            if found.running:
+                return error
+            log = self.logs(tail=5).lines
+            better = ServerStoppedError(
+                f"server {self.name!r} is not running: {found.detail}",
+                hint=f"see its log (logs {self.name}), then remove it: stop {self.name}",
+                log_tail=log,
+            )
+        better.answer = error.answer
+        return better

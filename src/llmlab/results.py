@@ -1,0 +1,326 @@
+"""What verbs return: frozen values that show themselves as text and as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from llmlab import render
+
+State = Literal["ready", "loading", "exited", "stopped", "lost"]
+"""ready: answers. loading: runs, does not answer yet. exited: ended by itself.
+stopped: stopped and removed. lost: it runs, but its endpoint is gone."""
+
+
+class Result:
+    """Base of all results: text, HTML, and plain data for `--json`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON data."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]  # subclasses are dataclasses
+
+    def to_html(self) -> str:
+        """The result as HTML, everything in it escaped."""
+        return render.html_code(str(self).splitlines())
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return render.bundle(str(self), self.to_html())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Result):
+    """One answer and how long it took. Unknown figures are None, never 0.
+
+    Attributes:
+        text: What the model wrote. Untrusted.
+        server: Name of the server that answered.
+        finish_reason: "stop" (the model ended), "length" (max_tokens reached)
+            or "interrupted".
+        ttft_s: Seconds from sending the request to the first non-empty piece
+            of text (time to first token).
+        total_s: Seconds from sending the request to the last piece of text.
+        prompt_tokens: Tokens of the prompt with its chat template, as the
+            engine counts them.
+        completion_tokens: Generated tokens, as the engine counts them.
+        tokens_per_s: Generation rate seen by the client:
+            (completion_tokens − 1) / (time of last − time of first piece).
+        engine_tokens_per_s: The same rate measured inside the engine.
+        prompt_tokens_per_s: Rate at which the engine read the part of the
+            prompt that was not cached.
+        cached_tokens: Prompt tokens the engine had from an earlier request.
+        neutralised: Control tokens found in the prompt and made harmless.
+    """
+
+    text: str
+    server: str
+    finish_reason: str
+    ttft_s: float | None
+    total_s: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    tokens_per_s: float | None
+    engine_tokens_per_s: float | None = None
+    prompt_tokens_per_s: float | None = None
+    cached_tokens: int | None = None
+    neutralised: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The text alone."""
+        return self.text
+
+    def chips(self) -> list[tuple[str, str, str]]:
+        """The figures to show: (label, value, definition)."""
+        chips = [("server", self.server, "the server that answered")]
+        if self.ttft_s is not None:
+            chips.append(
+                (
+                    "TTFT",
+                    _seconds(self.ttft_s),
+                    "time to first token: from sending to the first piece of text",
+                )
+            )
+        if self.tokens_per_s is not None:
+            chips.append(
+                (
+                    "generated",
+                    f"{self.completion_tokens} tokens, {self.tokens_per_s:.0f} tokens/s",
+                    "(tokens − 1) / (time of last − time of first piece), seen by the client",
+                )
+            )
+        elif self.completion_tokens is not None:
+            chips.append(("generated", f"{self.completion_tokens} tokens", "as the engine counts"))
+        if self.prompt_tokens is not None:
+            cached = f", {self.cached_tokens} cached" if self.cached_tokens else ""
+            chips.append(
+                (
+                    "prompt",
+                    f"{self.prompt_tokens} tokens{cached}",
+                    "with the chat template, as the engine counts",
+                )
+            )
+        if self.finish_reason != "stop":
+            meaning = "max_tokens reached" if self.finish_reason == "length" else "why the answer ended"
+            chips.append(("ended", self.finish_reason, meaning))
+        if self.neutralised:
+            chips.append(
+                ("neutralised", " ".join(self.neutralised), "control tokens in the prompt, made harmless")
+            )
+        return chips
+
+    def summary(self) -> str:
+        """The figures on one line of text."""
+        return " · ".join(f"{label} {value}" for label, value, _ in self.chips())
+
+    def to_html(self) -> str:
+        """The text and its figures."""
+        return render.html_text(self.text) + render.html_chips(self.chips())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatus(Result):
+    """One row of `ps`.
+
+    Attributes:
+        name: The server's name.
+        model: Short name of its model.
+        engine: The program that serves it.
+        backend: "native" or "container".
+        state: See `State`.
+        detail: More on the state, such as an exit code.
+        uptime_s: Seconds since it was started.
+        endpoint: How it is reached.
+        context: Tokens of context for each slot.
+        slots: Requests answered at the same time.
+        isolation: The profile's name; "none" for a native process.
+    """
+
+    name: str
+    model: str
+    engine: str
+    backend: str
+    state: State
+    detail: str
+    uptime_s: float
+    endpoint: str
+    context: int
+    slots: int
+    isolation: str
+
+    def row(self) -> list[str]:
+        """The cells of `ServerList.HEADER`."""
+        state = f"{self.state} ({self.detail})" if self.detail else self.state
+        return [
+            self.name,
+            self.model,
+            self.backend,
+            self.isolation,
+            self.engine,
+            state,
+            _duration(self.uptime_s),
+            self.endpoint,
+        ]
+
+    def __str__(self) -> str:
+        """The row under its header."""
+        return render.text_table(ServerList.HEADER, [self.row()])
+
+
+@dataclass(frozen=True, slots=True)
+class ServerList(Result, Sequence[ServerStatus]):
+    """All servers of this user; a sequence of `ServerStatus`."""
+
+    HEADER = ("name", "model", "backend", "isolation", "engine", "state", "up", "endpoint")
+
+    servers: tuple[ServerStatus, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        """The server at an index, or a tuple of them for a slice."""
+        return self.servers[index]
+
+    def __len__(self) -> int:
+        """Number of servers."""
+        return len(self.servers)
+
+    def __iter__(self) -> Iterator[ServerStatus]:
+        """The servers, newest first."""
+        return iter(self.servers)
+
+    def __str__(self) -> str:
+        """A table like that of `docker ps`."""
+        return render.text_table(self.HEADER, [server.row() for server in self.servers])
+
+    def to_html(self) -> str:
+        """The same table."""
+        if not self.servers:
+            return render.html_card("No servers", render.html_text("Start one: %llm start tiny"))
+        return render.html_table(self.HEADER, [server.row() for server in self.servers])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control(Result):
+    """One line of the isolation receipt.
+
+    Attributes:
+        name: What is controlled, such as "network".
+        asked: What the profile asks for.
+        recorded: What the container engine wrote down; None if it says nothing.
+        in_force: What is seen on the running process; None if it cannot be seen.
+        agrees: False if something differs from what was asked for, None where
+            nothing could be compared.
+    """
+
+    name: str
+    asked: str
+    recorded: str | None
+    in_force: str | None
+    agrees: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection(Result):
+    """Everything known about one server.
+
+    Attributes:
+        status: Its row of `ps`.
+        record: What was written down when it started.
+        command: The engine's command line.
+        isolation: Asked for, recorded and in force, control by control.
+        facts: What else was seen, label → value.
+    """
+
+    status: ServerStatus
+    record: dict[str, Any]
+    command: tuple[str, ...]
+    isolation: tuple[Control, ...]
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def _controls(self) -> list[list[str]]:
+        marks = {True: "as asked", False: "DIFFERS", None: "not seen"}
+        return [
+            [c.name, c.asked, c.recorded or "–", c.in_force or "–", marks[c.agrees]] for c in self.isolation
+        ]
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        status = self.status
+        return [
+            ("state", f"{status.state} {status.detail}".strip()),
+            ("model", f"{status.model} ({self.record['spec']['model']['path']})"),
+            ("model sha256", self.record["spec"]["model"]["sha256"]),
+            ("engine", status.engine),
+            ("backend", f"{status.backend}, isolation: {status.isolation}"),
+            ("endpoint", status.endpoint),
+            ("context", f"{status.context} tokens × {status.slots} slots"),
+            ("up", _duration(status.uptime_s)),
+            *self.facts.items(),
+        ]
+
+    _HEADER = ("control", "asked for", "recorded", "in force", "verdict")
+
+    def __str__(self) -> str:
+        """All of it as text."""
+        pairs = self._pairs()
+        width = max(len(key) for key, _ in pairs)
+        lines = [f"server {self.status.name}", *(f"  {k.ljust(width)}  {v}" for k, v in pairs)]
+        lines += ["", "command", "  " + " ".join(self.command)]
+        if self.isolation:
+            lines += ["", render.text_table(self._HEADER, self._controls())]
+        return "\n".join(lines)
+
+    def to_html(self) -> str:
+        """All of it as a card."""
+        parts = [render.html_pairs(self._pairs()), render.html_code([" ".join(self.command)])]
+        if self.isolation:
+            parts.append(render.html_table(self._HEADER, self._controls(), caption="Isolation"))
+        return render.html_card(
+            f"server {self.status.name}", "".join(parts), side=render.html_state(self.status.state)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(Result):
+    """What `stop` stopped.
+
+    Attributes:
+        names: Names of the servers that were stopped and removed, none if
+            there was nothing to stop.
+    """
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"stopped {', '.join(self.names)}" if self.names else "nothing to stop"
+
+    def to_html(self) -> str:
+        """The same sentence."""
+        return render.html_text(str(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs(Result):
+    """The engine's log, or the end of it. Untrusted text.
+
+    Attributes:
+        name: The server.
+        lines: Its lines, oldest first.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The lines, with control characters made visible."""
+        return "\n".join(render.plain(line) for line in self.lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _duration(value: float) -> str:
+    minutes, seconds = divmod(int(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

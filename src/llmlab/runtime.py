@@ -1,0 +1,303 @@
+"""Where running servers are written down, and who may touch them when.
+
+One directory per server under a directory of the user's own (mode 0700):
+
+    <runtime>/<name>/lock          held by whoever starts or stops the server
+    <runtime>/<name>/record.json   written once it has been started
+    <runtime>/<name>/socket/       the directory that holds its unix socket
+
+The directory's existence is the claim on the name. A directory without a
+record whose lock is free belongs to a start that died.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from llmlab.errors import LabError, NameTakenError, ServerBusyError
+from llmlab.specs import Process, Record, record_from_dict, to_dict
+
+RECORD = "record.json"
+_LOCK = "lock"
+# A unix socket's path has at most 107 bytes on Linux, 103 on macOS.
+_MAX_SOCKET_PATH = 103
+
+_kept = False
+
+
+def runtime_dir() -> Path:
+    """The user's directory of running servers; made if it is not there.
+
+    It does not depend on `XDG_RUNTIME_DIR`, which terminals have and notebook
+    servers often lack: all of a user's processes must see the same servers.
+
+    Raises:
+        LabError: If the directory belongs to somebody else.
+    """
+    if override := os.environ.get("LLMLAB_RUNTIME_DIR"):
+        path = Path(override)
+    else:
+        uid = os.getuid()
+        of_session = Path(f"/run/user/{uid}")
+        owned = of_session.is_dir() and of_session.stat().st_uid == uid and os.access(of_session, os.W_OK)
+        path = of_session / "llmlab" if owned else Path(f"/tmp/llmlab-{uid}")  # noqa: S108 - checked below
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        raise LabError(
+            f"{path} is not a directory of yours, so servers cannot be kept there",
+            hint="remove it, or set LLMLAB_RUNTIME_DIR to a directory of your own",
+        )
+    if info.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def scope() -> str:
+    """What marks this user's containers: the uid, and the directory if it is not the usual one."""
+    uid = str(os.getuid())
+    override = os.environ.get("LLMLAB_RUNTIME_DIR")
+    return f"{uid}-{hashlib.sha256(override.encode()).hexdigest()[:8]}" if override else uid
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A server's directory while its lock is held.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The server's name."""
+        return self.path.name
+
+    @property
+    def socket_dir(self) -> Path:
+        """The directory that is given to the server for its socket."""
+        return self.path / "socket"
+
+    @property
+    def socket(self) -> Path:
+        """Path of the server's socket."""
+        return self.socket_dir / "llm.sock"
+
+    def write(self, record: Record) -> None:
+        """Write the record, whole or not at all."""
+        draft = self.path / f"{RECORD}.new"
+        draft.write_text(json.dumps(to_dict(record)), encoding="utf-8")
+        draft.chmod(0o600)
+        draft.replace(self.path / RECORD)
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@contextmanager
+def claim(name: str) -> Iterator[Claim]:
+    """Take a name, and hold its lock inside the `with` block.
+
+    An exception removes the directory again.
+
+    Raises:
+        NameTakenError: If the name is taken.
+        LabError: If the socket's path would be too long.
+    """
+    root = runtime_dir()
+    made = Claim(root / name)
+    if len(os.fsencode(made.socket)) > _MAX_SOCKET_PATH:
+        raise LabError(
+            f"the path {made.socket} is too long for a unix socket",
+            hint="use a shorter --name, or set LLMLAB_RUNTIME_DIR to a shorter path",
+        )
+    with _locked(root / ".lock"):
+        try:
+            made.path.mkdir(mode=0o700)
+        except FileExistsError:
+            raise NameTakenError(
+                f"a server named {name!r} exists already",
+                hint=f"choose another --name, or stop it first: llmlab stop {name}",
+            ) from None
+        handle = os.open(made.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        made.socket_dir.mkdir(mode=0o700)
+        yield made
+    except BaseException:
+        made.remove()
+        raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def hold(name: str, *, wait_s: float) -> Iterator[Claim | None]:
+    """Hold the lock of an existing server; None if its directory is gone.
+
+    Args:
+        name: The server's name.
+        wait_s: How long to wait for another process that holds it, seconds.
+
+    Raises:
+        ServerBusyError: If another process holds it for longer.
+    """
+    held = Claim(runtime_dir() / name)
+    path = held.path / _LOCK
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        deadline = time.monotonic() + wait_s
+        while not _try_lock(handle):
+            if time.monotonic() > deadline:
+                raise ServerBusyError(
+                    f"server {name!r} is being started or stopped by another process",
+                    hint="wait for it, or try again",
+                )
+            time.sleep(0.02)
+        # Whoever held it before may have removed the directory in the meantime.
+        try:
+            same = os.path.samestat(os.fstat(handle), path.stat())
+        except FileNotFoundError:
+            same = False
+        yield held if same else None
+    finally:
+        os.close(handle)
+
+
+def records() -> list[Record]:
+    """All records that were written, unreadable ones left out."""
+    paths = runtime_dir().glob(f"*/{RECORD}")
+    return [record for path in paths if (record := read_record(path.parent.name))]
+
+
+def read_record(name: str) -> Record | None:
+    """The record of one server, or None if there is none that can be read."""
+    try:
+        text = (runtime_dir() / name / RECORD).read_text(encoding="utf-8")
+        return record_from_dict(json.loads(text))
+    except (OSError, ValueError):
+        return None
+
+
+def abandoned() -> list[str]:
+    """Names whose start died: no readable record, and nobody holds the lock."""
+    root = runtime_dir()
+    names = []
+    with _locked(root / ".lock"):
+        for path in root.iterdir():
+            if not path.is_dir() or read_record(path.name) is not None:
+                continue
+            try:
+                handle = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            except OSError:
+                continue
+            try:
+                if _try_lock(handle):
+                    names.append(path.name)
+            finally:
+                os.close(handle)
+    return names
+
+
+def process(pid: int) -> Process | None:
+    """The identity of a running process; None if there is none, or a zombie."""
+    if Path("/proc/self/stat").exists():
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        except OSError:
+            return None
+        # The command's name stands in parentheses and may contain anything.
+        fields = text.rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return None
+        return Process(pid=pid, start=f"{boot}:{_pid_namespace()}:{fields[19]}")
+    try:
+        found = psutil.Process(pid)
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Process(pid=pid, start=str(int(found.create_time())))
+    except psutil.Error:
+        return None
+
+
+def has_ended(known: Process) -> bool:
+    """Whether a process is known to have ended.
+
+    False where that cannot be seen from here: a process of another machine,
+    an earlier boot or another pid namespace (a notebook server in a container
+    that shares an engine with others).
+    """
+    here = process(os.getpid())
+    if here is None or here.start.rpartition(":")[0] != known.start.rpartition(":")[0]:
+        return False
+    return not is_alive(known)
+
+
+def is_alive(known: Process) -> bool:
+    """Whether this very process still runs, not a later one with its pid."""
+    return process(known.pid) == known
+
+
+def keep_servers() -> None:
+    """Servers started from this process from now on have no owner (command line)."""
+    global _kept  # noqa: PLW0603 - a property of the process
+    _kept = True
+
+
+def default_owner() -> Process | None:
+    """The process whose end makes servers started here orphans; None for none.
+
+    A kernel's servers belong to the notebook server that started the kernel,
+    so that they outlive a restart of the kernel; a script's to the script.
+    """
+    if _kept:
+        return None
+    parent = os.environ.get("JPY_PARENT_PID", "")
+    if parent.isdigit() and int(parent) > 1 and (found := process(int(parent))):
+        return found
+    return process(os.getpid())
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return "unknown"
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

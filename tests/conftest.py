@@ -1,0 +1,124 @@
+"""What the tests share. Engines, containers and browsers are real.
+
+A missing container engine or browser skips with the reason; where
+`LLMLAB_REQUIRE` names it (in CI), it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmlab
+from llmlab.backends import backend
+from llmlab.builds import find_build
+from llmlab.errors import EngineError
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def missing(what: str, reason: str) -> None:
+    """Skip, or fail where the tests are told that it must be there."""
+    if what in os.environ.get("LLMLAB_REQUIRE", "").split(","):
+        pytest.fail(f"{what} is required here: {reason}", pytrace=False)
+    pytest.skip(f"no {what}: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def isolated_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory of the test's own; nothing may be left in it."""
+    # Short, because a unix socket's path has at most 103 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="llm-"))
+    monkeypatch.setenv("LLMLAB_RUNTIME_DIR", str(folder))
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    yield folder
+    llmlab.stop(all=True, grace_s=1)
+    left = inventory(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    assert left == [], f"left behind: {left}"
+
+
+def inventory(folder: Path) -> list[str]:
+    """Servers' directories, processes and containers that belong to a runtime directory."""
+    found = [str(path) for path in folder.iterdir() if path.name != ".lock"]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        words = [word.decode(errors="replace") for word in command]
+        if any(str(folder) in word for word in words) and "pytest" not in " ".join(words):
+            found.append(f"process {process.name}: {' '.join(words)[:200]}")
+    if backend("container").unavailable() is None:
+        found += [f"container {record.name}" for record in backend("container").find()]
+    return found
+
+
+@pytest.fixture(scope="session")
+def require_docker() -> None:
+    """A container engine that works."""
+    if problem := backend("container").unavailable():
+        missing("docker", str(problem))
+
+
+@pytest.fixture(scope="session")
+def require_browser() -> str:
+    """Path of a Chromium."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        missing("browser", "no chromium on PATH")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def require_engine() -> Any:
+    """A verified llama.cpp."""
+    try:
+        return find_build()
+    except EngineError as error:
+        missing("engine", str(error))
+
+
+@pytest.fixture(scope="session")
+def require_llama_cpp() -> None:
+    """The Python package of llama.cpp, with its server."""
+    for name in ("llama_cpp", "uvicorn", "fastapi"):
+        if not __import__("importlib.util").util.find_spec(name):
+            missing("llama-cpp-python", f"no module {name}")
+
+
+def run_cli(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `llmlab` in a process of its own."""
+    command = [sys.executable, "-m", "llmlab", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+    if check and done.returncode:
+        raise AssertionError(f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def eventually(condition: Callable[[], Any], within_s: float = 20.0) -> Any:
+    """Wait until a condition holds; the bound is generous, machines are noisy."""
+    deadline = time.monotonic() + within_s
+    while True:
+        if found := condition():
+            return found
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL."""
+    os.kill(pid, signal.SIGKILL)
+
+
+__all__ = ["eventually", "inventory", "kill", "missing", "run_cli"]
