@@ -17,12 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import llmlab
 from llmlab.backends import backend
 from llmlab.builds import find_build
 from llmlab.errors import EngineError
+
+# Machines are noisy: a slow example is no failure.
+hypothesis.settings.register_profile("llmlab", deadline=None)
+hypothesis.settings.load_profile("llmlab")
 
 REPOSITORY = Path(__file__).parent.parent
 

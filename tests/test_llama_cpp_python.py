@@ -11,6 +11,8 @@ from tests.behaviour import ServerBehaviour
 
 class TestLlamaCppPython(ServerBehaviour):
     tells_slots = False
+    # It ends the stream without an error.
+    too_long = errors.RequestError
 
     @pytest.fixture
     def place(self, require_engine, require_llama_cpp):

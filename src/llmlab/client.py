@@ -82,9 +82,8 @@ class _Progress:
     usage: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
 
-    def take(self, event: dict[str, Any]) -> str:
+    def take(self, event: dict[str, Any], now: float) -> str:
         """Note what an event says; returns its piece of text, "" if it has none."""
-        now = time.perf_counter()
         text = ""
         for choice in event.get("choices") or ():
             if piece := (choice.get("delta") or {}).get("content"):
@@ -220,7 +219,12 @@ class Client:
                         raise self._refused(response.status, response.read(_ERROR_BYTES))
                     self._read(response, progress, on_text)
         except KeyboardInterrupt:
-            raise AskInterrupted(progress.answer("interrupted"), self._watch_idle()) from None
+            answer = progress.answer("interrupted")
+            try:
+                note = self._watch_idle()
+            except KeyboardInterrupt:
+                note = "the connection is closed; whether the server has stopped was not waited for"
+            raise AskInterrupted(answer, note) from None
         except _Unshown as error:
             # Writing to a closed pipe is no fault of the server's.
             raise error.reason from None
@@ -234,19 +238,20 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._gone(error, progress.answer("died")) from error
         if not progress.finish_reason:
-            raise self._gone(None, progress.answer("died"))
+            answer = progress.answer("died")
+            raise self._gone(None, answer) if answer.text else self._empty()
         return progress.answer()
 
     def _read(
         self, response: http.client.HTTPResponse, progress: _Progress, on_text: Callable[[str], None]
     ) -> None:
-        for event in events(response):
+        for read_at, event in events(response):
             if error := event.get("error"):
                 code = error.get("code") if isinstance(error, dict) else None
                 status = code if isinstance(code, int) else http.HTTPStatus.INTERNAL_SERVER_ERROR
                 raise self._refused(status, json.dumps(event).encode())
             try:
-                piece = progress.take(event)
+                piece = progress.take(event, read_at)
             except (AttributeError, TypeError, KeyError, IndexError):
                 raise RequestError(
                     f"server {self._name!r} sent an event of another form: {json.dumps(event)[:80]}"
@@ -256,6 +261,14 @@ class Client:
                     on_text(piece)
                 except OSError as reason:
                     raise _Unshown(reason) from None
+
+    def _empty(self) -> RequestError:
+        """The error for a stream that ended in order without a single piece."""
+        return RequestError(
+            f"server {self._name!r} ended its answer without a word",
+            # What llama-cpp-python's server does then, with status 200.
+            hint=f"the prompt may be longer than the context; see its log: llmlab logs {self._name}",
+        )
 
     def busy_slots(self) -> int | None:
         """How many requests the server works on; None if it does not tell."""
@@ -375,14 +388,19 @@ class _Connection(http.client.HTTPConnection):
         self.close()
 
 
-def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+def events(response: http.client.HTTPResponse) -> Iterator[tuple[float, dict[str, Any]]]:
     """The JSON objects of a server-sent event stream, up to its `[DONE]`.
+
+    Each with the moment at which it was read. Events that were read at once have
+    the same moment: on a busy machine a whole answer may, and the time that it
+    takes to look at them is no measure of the engine.
 
     Raises:
         RequestError: If an event is not a JSON object.
     """
     buffer = b""
     while data := response.read1(_READ_BYTES):
+        read_at = time.perf_counter()
         buffer += data
         *lines, buffer = buffer.split(b"\n")
         if len(buffer) > _EVENT_BYTES:
@@ -399,7 +417,7 @@ def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
                 event = None
             if not isinstance(event, dict):
                 raise RequestError(f"the server sent something that is not an event: {text[:80]!r}")
-            yield event
+            yield read_at, event
 
 
 def neutralise(text: str, control_tokens: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:

@@ -207,7 +207,7 @@ class Control(Result):
         recorded: What the container engine wrote down; None if it says nothing.
         in_force: What is seen on the running process; None if it cannot be seen.
         agrees: False if something differs from what was asked for, None where
-            nothing could be compared.
+            nothing was asked for or could be compared.
     """
 
     name: str
@@ -236,7 +236,7 @@ class Inspection(Result):
     facts: dict[str, str] = field(default_factory=dict)
 
     def _controls(self) -> list[list[str]]:
-        marks = {True: "as asked", False: "DIFFERS", None: "not seen"}
+        marks = {True: "as asked", False: "DIFFERS", None: "no control"}
         return [
             [c.name, c.asked, c.recorded or "–", c.in_force or "–", marks[c.agrees]] for c in self.isolation
         ]

@@ -43,6 +43,7 @@ def unavailable() -> LabError | None:
     """Why no container can be started; None if it can."""
     try:
         api = docker_api.connect()
+        api.ping()
         if not api.is_local():
             return BackendError(
                 f"the container engine at {api.address} does not share this machine's files, "

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,18 @@ class DockerApi:
         except Exception as error:
             raise self._translate(error) from error
 
+    def ping(self) -> None:
+        """Ask whether it still answers.
+
+        Raises:
+            DaemonError: If it does not.
+        """
+        with self._calls():
+            self._client.ping()
+
+    @cached_property
     def info(self) -> dict[str, Any]:
-        """What `docker info` says."""
+        """What `docker info` says; asked once, since it takes the engine a while."""
         with self._calls():
             found: dict[str, Any] = self._client.info()
             return found
@@ -85,12 +96,12 @@ class DockerApi:
     def is_local(self) -> bool:
         """Whether the engine shares this machine's file system and kernel."""
         return self.address.startswith("unix://") and "Docker Desktop" not in str(
-            self.info().get("OperatingSystem", "")
+            self.info.get("OperatingSystem", "")
         )
 
     def is_rootless(self) -> bool:
         """Whether the engine runs in a user namespace of this user's."""
-        return any("rootless" in str(option) for option in self.info().get("SecurityOptions") or ())
+        return any("rootless" in str(option) for option in self.info.get("SecurityOptions") or ())
 
     def image_id(self, name: str) -> str | None:
         """The id of a local image, None if there is none of that name."""

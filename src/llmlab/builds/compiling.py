@@ -42,7 +42,7 @@ def compile_tree(source: Path, build: Path, log: Path, *, lock: int) -> Path:
         EngineMissingError: If a tool is missing.
     """
     tools = toolchain.find_tools()
-    with log.open("w", encoding="utf-8", errors="replace") as output:
+    with log.open("w", encoding="utf-8", errors="replace", buffering=1) as output:
         reporter().stage("engine", "configuring llama.cpp")
         configure = [tools.cmake, "-S", str(source), "-B", str(build), "-G", "Ninja"]
         configure += [f"-DCMAKE_MAKE_PROGRAM={tools.ninja}", *toolchain.flags()]

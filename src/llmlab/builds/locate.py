@@ -11,7 +11,8 @@ from pathlib import Path
 from llmlab.builds import closure, manifest, places, source, toolchain
 from llmlab.builds.values import EngineBuild, Origin
 from llmlab.builds.verify import verify
-from llmlab.errors import EngineMissingError
+from llmlab.errors import BuildError, EngineMissingError
+from llmlab.reporting import reporter
 
 VARIABLE = "LLMLAB_LLAMA_SERVER"
 _MODEL = Path(__file__).parent.parent / "models" / "builtin" / "tiny.gguf"
@@ -90,7 +91,13 @@ def _adopt(server: Path, origin: Origin) -> EngineBuild:
     known = manifest.load(note)
     if known and known.fresh and known.build.server == server and known.build.origin == origin:
         return known.build
-    proof = verify(server, model_to_verify_with())
+    reporter().stage("engine", f"trying {server}")
+    try:
+        proof = verify(server, model_to_verify_with())
+    except BuildError as error:
+        if origin == "environment":
+            error.hint = f"correct or unset {VARIABLE}"
+        raise
     build = _listed(
         EngineBuild(server=server, library_dir=None, files=(), version=proof.version, origin=origin)
     )

@@ -44,6 +44,11 @@ def fetch(work: Path) -> Path:
     archive = work / ARCHIVE
     if archive.is_file() and sha256_of(archive) == SHA256:
         return archive
+    if importlib.util.find_spec("pip") is None:
+        raise BuildError(
+            "fetching the source of llama.cpp needs pip, which this Python does not have",
+            hint=f"{sys.executable} -m ensurepip (or, with uv: uv pip install pip)",
+        )
     requirement = work / "requirement.txt"
     requirement.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python"]

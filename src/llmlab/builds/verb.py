@@ -131,24 +131,40 @@ def compile_own(model: Path, *, force: bool) -> float | None:
         reporter().stage("engine", "waiting for another process that compiles llama.cpp")
         reporter().note("Another process is compiling llama.cpp; this one waits and uses its result.")
 
-    with places.locked(lock, waiting=waiting) as descriptor:
-        if not force and locate.own_build():
-            return None
-        started = time.monotonic()
-        # The same directory every time: what an interrupted build has compiled
-        # is not compiled again. Nothing in it is ever taken for a build.
-        work = target.with_name(f".{target.name}.work")
-        work.mkdir(exist_ok=True)
-        reporter().stage("engine", "fetching the source of llama.cpp (77 MB)")
-        tree = source.tree(work)
-        binaries = compiling.compile_tree(tree, work / "build", work / "build.log", lock=descriptor)
-        staged = work / "staged"
-        shutil.rmtree(staged, ignore_errors=True)
-        compiling.install(binaries, tree, staged)
-        reporter().stage("engine", "verifying: generating with the new build")
-        _put_in_place(staged, target, verify(staged / "llama-server", model))
-        shutil.rmtree(work, ignore_errors=True)
-        return time.monotonic() - started
+    try:
+        with places.locked(lock, waiting=waiting) as descriptor:
+            if not force and locate.own_build():
+                return None
+            started = time.monotonic()
+            _compile(target, model, descriptor, anew=force)
+            return time.monotonic() - started
+    except KeyboardInterrupt:
+        reporter().note("Interrupted. What is compiled is kept; the next build goes on from there.")
+        raise
+    except OSError as error:
+        raise BuildError(
+            f"llama.cpp cannot be built in {target.parent}: {error.strerror or error}",
+            hint="it needs 600 MB there while it compiles; LLMLAB_CACHE_DIR names another place",
+        ) from error
+
+
+def _compile(target: Path, model: Path, lock: int, *, anew: bool) -> None:
+    """Fetch, compile, verify and install, under the lock."""
+    # The same directory every time: what an interrupted build has compiled is
+    # not compiled again. Nothing in it is ever taken for a build.
+    work = target.with_name(f".{target.name}.work")
+    work.mkdir(exist_ok=True)
+    if anew:
+        shutil.rmtree(work / "build", ignore_errors=True)
+    reporter().stage("engine", "fetching the source of llama.cpp (77 MB)")
+    tree = source.tree(work)
+    binaries = compiling.compile_tree(tree, work / "build", work / "build.log", lock=lock)
+    staged = work / "staged"
+    shutil.rmtree(staged, ignore_errors=True)
+    compiling.install(binaries, tree, staged)
+    reporter().stage("engine", "verifying: generating with the new build")
+    _put_in_place(staged, target, verify(staged / "llama-server", model))
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _put_in_place(staged: Path, target: Path, proof: Proof) -> None:

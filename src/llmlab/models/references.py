@@ -16,6 +16,7 @@ from llmlab.models.gguf import CONTROL, Header, read_header
 from llmlab.specs import Model
 
 TINY = "tiny"
+_SCHEME = re.compile(r"[a-z]{2,}:")
 _MAX_NAME = 40
 _MAX_CONTROL_TOKENS = 64
 
@@ -40,7 +41,7 @@ def resolve(reference: str) -> Model:
     if reference == TINY:
         return _tiny()
     try:
-        looks_like_path = reference.endswith(".gguf") or "/" in reference or Path(reference).exists()
+        exists = Path(reference).exists()
         path = Path(reference).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
         # Too long, a loop of links, no such user's home, a zero byte.
@@ -48,7 +49,8 @@ def resolve(reference: str) -> Model:
             f"{reference[:80]!r} cannot be the path of a model: {getattr(error, 'strerror', '') or error}",
             hint="use tiny, or the path of a .gguf file",
         ) from error
-    if not looks_like_path:
+    looks_like_path = reference.endswith(".gguf") or "/" in reference
+    if not exists and (_SCHEME.match(reference) or not looks_like_path):
         raise UnknownNameError("model", reference, known_models(), hint=_unknown_hint(reference))
     header = read_header(path)
     return _model(reference, path.name.removesuffix(".gguf"), path, header, _sha256(path))
