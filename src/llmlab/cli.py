@@ -17,6 +17,8 @@ from llmlab.results import Answer
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _PROG = "llmlab"
+# A line this often shows, in a log, that a long stage goes on.
+_PIPE_S = 15.0
 
 
 class TerminalReporter(Reporter):
@@ -26,7 +28,7 @@ class TerminalReporter(Reporter):
         # With --json, standard output is the result and nothing else.
         self._quiet = quiet
         self._live = sys.stderr.isatty()
-        self._began = time.monotonic()
+        self._began = self._written = time.monotonic()
         self._stage = ""
 
     def begin(self, title: str) -> None:  # noqa: ARG002 - the command line has just been typed
@@ -35,13 +37,14 @@ class TerminalReporter(Reporter):
         self._stage = ""
 
     def stage(self, stage: str, detail: str = "") -> None:
-        """One line that is written over; in a pipe one line for each stage."""
-        elapsed = f"{time.monotonic() - self._began:5.1f} s"
-        detail = render.plain(detail)
+        """One line that is written over; in a pipe one for each stage, and of a long one now and then."""
+        now = time.monotonic()
+        line = f"{now - self._began:5.1f} s  {stage}: {render.plain(detail)}"
         if self._live:
-            sys.stderr.write(f"\r\033[K{elapsed}  {stage}: {detail}")
-        elif stage != self._stage:
-            sys.stderr.write(f"{elapsed}  {stage}: {detail}\n")
+            sys.stderr.write(f"\r\033[K{line}")
+        elif stage != self._stage or now - self._written > _PIPE_S:
+            sys.stderr.write(f"{line}\n")
+            self._written = now
         self._stage = stage
         sys.stderr.flush()
 

@@ -192,7 +192,7 @@ def html_code(lines: Sequence[str]) -> str:
     """Log lines or a command, in fixed width."""
     return (
         f'<pre style="margin:4px 0;padding:6px 10px;border:1px solid {_LINE};border-radius:4px;'
-        "background:var(--jp-layout-color2, transparent);color:inherit;white-space:pre-wrap;"
+        "background:var(--jp-cell-editor-background, transparent);color:inherit;white-space:pre-wrap;"
         f'overflow-wrap:anywhere;font-size:90%">{escape(chr(10).join(lines))}</pre>'
     )
 

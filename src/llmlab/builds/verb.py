@@ -144,7 +144,7 @@ def compile_own(model: Path, *, force: bool) -> float | None:
     except OSError as error:
         raise BuildError(
             f"llama.cpp cannot be built in {target.parent}: {error.strerror or error}",
-            hint="it needs 600 MB there while it compiles; LLMLAB_CACHE_DIR names another place",
+            hint="it needs 300 MB there while it compiles; LLMLAB_CACHE_DIR names another place",
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from llmlab.errors import UnknownNameError
-from llmlab.specs import BackendName, ServeSpec
+from llmlab.specs import BackendName, EngineName, ServeSpec
 
 # Name → module. To add an engine: write its module, name it here and in
 # `specs.EngineName`.
@@ -42,7 +42,7 @@ class Paths:
 class Engine(Protocol):
     """An engine as a module: these names at its top level."""
 
-    NAME: str
+    NAME: EngineName
     BACKENDS: frozenset[BackendName]
     HEALTH_PATH: str
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from llmlab.engines.base import Paths
-from llmlab.specs import BackendName, ServeSpec
+from llmlab.specs import BackendName, EngineName, ServeSpec
 
-NAME: Final = "llama-cpp-python"
+NAME: Final[EngineName] = "llama-cpp-python"
 # It needs a Python with all its packages, and the images that llmlab makes
 # hold an engine's own files and nothing else.
 BACKENDS: Final[frozenset[BackendName]] = frozenset({"native"})
@@ -52,6 +52,8 @@ def explain(log: Sequence[str]) -> tuple[str, str] | None:
     text = "\n".join(log)
     if "No module named" in text:
         return "llama-cpp-python is not installed with its server", "pip install 'llmlab[llama]'"
+    if "Shared library with base name" in text:
+        return "llama-cpp-python has no libraries of its own, and there is no build", "run: llmlab build"
     if "Failed to load model" in text:
         return "llama.cpp could not load the model", "see the log lines above"
     return None

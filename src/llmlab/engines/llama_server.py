@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from llmlab.engines.base import Paths
-from llmlab.specs import BackendName, ServeSpec
+from llmlab.specs import BackendName, EngineName, ServeSpec
 
-NAME: Final = "llama-server"
+NAME: Final[EngineName] = "llama-server"
 BACKENDS: Final[frozenset[BackendName]] = frozenset({"native", "container"})
 HEALTH_PATH: Final = "/health"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from llmlab.isolation.profile import Profile
+from llmlab.isolation.profile import Profile, seccomp_profile
 from llmlab.results import Control
 from llmlab.specs import Limits
 
@@ -74,6 +75,9 @@ def receipt(
     security = host.get("SecurityOpt") or []
     ports = (recorded.get("NetworkSettings") or {}).get("Ports") or {}
     published = [f"{port} → {where}" for port, where in ports.items() if where]
+    no_new_privileges = not {"no-new-privileges", "no-new-privileges:true"}.isdisjoint(security)
+    filtered = _filter(security)
+    added = host.get("CapAdd") or []
     memory = limits.memory_mib * 1024 * 1024
     uid = int(user.split(":", maxsplit=1)[0])
     return (
@@ -99,27 +103,33 @@ def receipt(
         _control(
             "capabilities",
             "none" if "ALL" in profile.drop_capabilities else "some",
-            "dropped: " + (", ".join(host.get("CapDrop") or []) or "none"),
+            "all: privileged"
+            if host.get("Privileged")
+            else "dropped: "
+            + (", ".join(host.get("CapDrop") or []) or "none")
+            + (", added: " + ", ".join(added) if added else ""),
             None if facts.capabilities is None else f"{facts.capabilities:#x}",
-            (host.get("CapDrop") or []) == list(profile.drop_capabilities),
+            (host.get("CapDrop") or []) == list(profile.drop_capabilities)
+            and not added
+            and not host.get("Privileged"),
             None if facts.capabilities is None else facts.capabilities == 0,
         ),
         _control(
             "no new privileges",
             _word(profile.no_new_privileges, "yes", "no") or "",
-            "yes" if any(option.startswith("no-new-privileges") for option in security) else "no",
+            "yes" if no_new_privileges else "no",
             _word(facts.no_new_privileges, "yes", "no"),
-            any(option.startswith("no-new-privileges") for option in security) == profile.no_new_privileges,
+            no_new_privileges == profile.no_new_privileges,
             None if facts.no_new_privileges is None else facts.no_new_privileges == profile.no_new_privileges,
         ),
         _control(
             "system calls",
             "filtered, unix sockets only" if profile.seccomp else "as the engine likes",
-            "a filter of llmlab's" if any(o.startswith("seccomp=") for o in security) else "not recorded",
+            _FILTERS[filtered],
             None
             if facts.seccomp is None
             else {0: "not filtered", 2: "filtered"}.get(facts.seccomp, "strict"),
-            any(option.startswith("seccomp=") for option in security) == profile.seccomp,
+            filtered == "ours" if profile.seccomp else None,
             None if facts.seccomp is None else facts.seccomp == 2 or not profile.seccomp,  # noqa: PLR2004 - the kernel's number for "filter"
         ),
         _control(
@@ -153,6 +163,27 @@ def receipt(
             host.get("PidsLimit") == limits.pids,
         ),
     )
+
+
+_FILTERS = {
+    "ours": "the filter of llmlab",
+    "other": "another filter",
+    "off": "no filter",
+    "default": "not recorded",
+}
+
+
+def _filter(security: list[str]) -> Literal["ours", "other", "off", "default"]:
+    found = next((o.partition("=")[2] for o in security if o.startswith("seccomp=")), None)
+    if found is None:
+        return "default"
+    if found == "unconfined":
+        return "off"
+    try:
+        same = json.loads(found) == json.loads(seccomp_profile())
+    except ValueError:
+        same = False
+    return "ours" if same else "other"
 
 
 def _control(

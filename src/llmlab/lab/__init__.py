@@ -24,7 +24,7 @@ def start(
     *,
     backend: Annotated[BackendName | None, Arg(choices_as_flags=True)] = None,
     name: str | None = None,
-    engine: EngineName = "llama-server",
+    engine: EngineName | None = None,
     context: int | None = None,
     slots: int = 4,
     threads: int | None = None,
@@ -46,7 +46,8 @@ def start(
             without isolation. Unset: in a container where that is possible.
         name: What to call the server. Unset: the model's name, with a number
             if that is taken.
-        engine: The program that serves it.
+        engine: The program that serves it. Unset: llama-server, or
+            llama-cpp-python where only that is installed.
         context: Tokens of context for each request. Unset: what the model was
             trained with, at most 4096.
         slots: Requests answered at the same time; llama-cpp-python has one.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
 
 from llmlab import backends, engines, models, runtime
 from llmlab.backends import Backend, Starting
+from llmlab.builds import find_build
 from llmlab.client import ChatRequest, Client
 from llmlab.errors import (
+    EngineMissingError,
     LabError,
     MemoryFitError,
     NameTakenError,
@@ -48,7 +52,7 @@ class Wish:
     model: str
     backend: BackendName | None
     name: str | None
-    engine: EngineName
+    engine: EngineName | None
     context: int | None
     slots: int
     threads: int | None
@@ -64,10 +68,11 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
     Raises:
         LabError: As `llmlab.start`. Nothing of the server is left then.
     """
-    engine = engines.engine(wish.engine)
+    engine, choice = _engine(wish)
     model = models.resolve(wish.model)
     place, notes = _place(wish, engine)
-    spec = _spec(wish, model)
+    notes = [*choice, *notes]
+    spec = _spec(wish, model, engine.NAME)
     if model.context_train and spec.context > model.context_train:
         notes.append(
             f"{model.name} was trained with a context of {model.context_train} tokens, not {spec.context}"
@@ -115,6 +120,30 @@ def parse_size_mib(size: str | int) -> int:
     return mib
 
 
+def _engine(wish: Wish) -> tuple[engines.Engine, list[str]]:
+    """The engine, and what to say about the choice."""
+    if wish.engine:
+        return engines.engine(wish.engine), []
+    default = engines.engine("llama-server")
+    if wish.image or wish.backend == "container":
+        return default, []
+    try:
+        find_build()
+    except EngineMissingError as error:
+        if not _python_engine_is_whole():
+            raise
+        note = f"there is no llama-server here, so llama-cpp-python serves. For llama-server: {error.hint}"
+        return engines.engine("llama-cpp-python"), [note]
+    return default, []
+
+
+def _python_engine_is_whole() -> bool:
+    """Whether llama-cpp-python is installed with libraries of its own, as its wheels are."""
+    found = importlib.util.find_spec("llama_cpp")
+    places = (found.submodule_search_locations or []) if found else []
+    return any(path for place in places for path in Path(place).glob("lib/libllama.*"))
+
+
 def _place(wish: Wish, engine: engines.Engine) -> tuple[Backend, list[str]]:
     """The backend, and what to say about the choice. Never a silent downgrade."""
     if wish.backend:
@@ -131,7 +160,7 @@ def _place(wish: Wish, engine: engines.Engine) -> tuple[Backend, list[str]]:
     return backends.backend("native"), [note]
 
 
-def _spec(wish: Wish, model: Model) -> ServeSpec:
+def _spec(wish: Wish, model: Model, engine: EngineName) -> ServeSpec:
     for name, value in (("context", wish.context), ("slots", wish.slots), ("threads", wish.threads)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}", hint="it must be 1 or more")
@@ -143,9 +172,9 @@ def _spec(wish: Wish, model: Model) -> ServeSpec:
         threads = min(_cpus(), _MAX_THREADS)
     return ServeSpec(
         model=model,
-        engine=wish.engine,
+        engine=engine,
         context=wish.context or min(model.context_train or _MAX_CONTEXT, _MAX_CONTEXT),
-        slots=wish.slots if wish.engine == "llama-server" else 1,
+        slots=wish.slots if engine == "llama-server" else 1,
         threads=threads,
     )
 
