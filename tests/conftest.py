@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hypothesis
 import pytest
@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("llmlab")
 REPOSITORY = Path(__file__).parent.parent
 
 
-def missing(what: str, reason: str) -> None:
+def missing(what: str, reason: str) -> NoReturn:
     """Skip, or fail where the tests are told that it must be there."""
     if what in os.environ.get("LLMLAB_REQUIRE", "").split(","):
         pytest.fail(f"{what} is required here: {reason}", pytrace=False)

@@ -1,0 +1,38 @@
+"""Run the benchmarks: `python -m bench [imports] [starting] [streaming]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+import llmlab
+from bench import common, imports, starting, streaming
+from llmlab.backends import backend
+
+_ALL = {"imports": imports.run, "streaming": streaming.run, "starting": starting.run}
+
+
+def main() -> int:
+    """Run those that are named, or all."""
+    names = sys.argv[1:] or list(_ALL)
+    if unknown := [name for name in names if name not in _ALL]:
+        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(_ALL)}", file=sys.stderr)
+        return 2
+    # Servers of the benchmarks' own; the user's are left alone.
+    with tempfile.TemporaryDirectory(prefix="llm-") as folder:
+        os.environ["LLMLAB_RUNTIME_DIR"] = folder
+        try:
+            for name in names:
+                print(name, flush=True)
+                if name == "starting" and (problem := backend("container").unavailable()):
+                    print(f"  not measured: {problem.message}")
+                    continue
+                common.write(name, _ALL[name]())
+        finally:
+            llmlab.stop(all=True, grace_s=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
