@@ -33,6 +33,7 @@ RECORD = "record.json"
 _LOCK = "lock"
 # A unix socket's path has at most 107 bytes on Linux, 103 on macOS.
 _MAX_SOCKET_PATH = 103
+_REMOVE_S = 1.0
 
 _kept = False
 
@@ -53,8 +54,14 @@ def runtime_dir() -> Path:
         of_session = Path(f"/run/user/{uid}")
         owned = of_session.is_dir() and of_session.stat().st_uid == uid and os.access(of_session, os.W_OK)
         path = of_session / "llmlab" if owned else Path(f"/tmp/llmlab-{uid}")  # noqa: S108 - checked below
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = path.lstat()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = path.lstat()
+    except (OSError, ValueError) as error:
+        raise LabError(
+            f"the directory for servers, {path}, cannot be made: {error}",
+            hint="set LLMLAB_RUNTIME_DIR to a directory of your own",
+        ) from error
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
         raise LabError(
             f"{path} is not a directory of yours, so servers cannot be kept there",
@@ -106,7 +113,10 @@ class Claim:
 
     def remove(self) -> None:
         """Remove the directory with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        deadline = time.monotonic() + _REMOVE_S
+        while self.path.exists() and time.monotonic() < deadline:
+            # A shell that is just ending may still write the exit code into it.
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 @contextmanager

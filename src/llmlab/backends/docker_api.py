@@ -64,6 +64,7 @@ class DockerApi:
                 f"the docker package cannot be imported: {error}", hint="pip install 'docker>=7.2'"
             ) from error
         self._errors: Any = docker.errors
+        _check_context(docker.context.ContextAPI)
         try:
             self._client: Any = docker.from_env(timeout=_TIMEOUT_S)
             self._api: Any = self._client.api
@@ -259,6 +260,13 @@ def _knock() -> None:
             raise _no_permission() from error
         except OSError as error:
             raise _no_daemon() from error
+
+
+def _check_context(contexts: Any) -> None:
+    """Refuse a context that does not exist: the `docker` package would take the default one."""
+    name = os.environ.get("DOCKER_CONTEXT")
+    if name and not os.environ.get("DOCKER_HOST") and contexts.get_context(name) is None:
+        raise DaemonError(f"there is no Docker context {name!r}", hint="list them: docker context ls")
 
 
 def _no_permission() -> DaemonPermissionError:

@@ -90,8 +90,14 @@ def start(starting: Starting) -> Record:
         stderr=subprocess.DEVNULL,
         cwd="/",
     ) as shell:
-        shell.wait()
-    process = _await_pid(claim.path)
+        try:
+            shell.wait()
+            process = _await_pid(claim.path)
+        except BaseException:
+            # The server's pid may not be written yet, but its group is the shell's.
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            raise
     return Record(
         name=claim.name,
         backend=NAME,

@@ -11,7 +11,7 @@ from typing import Annotated
 from llmlab.arguments import Arg
 from llmlab.errors import UsageError
 from llmlab.lab import launch, registry
-from llmlab.lab.server import Server
+from llmlab.lab.server import Server, check_timeout
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Inspection, Logs, ServerList, Stopped
 from llmlab.specs import BackendName, EngineName
@@ -68,6 +68,7 @@ def start(
         BackendError: The container engine does not do it.
         StartError: It did not come up; the error has the log's last lines.
     """
+    check_timeout(timeout_s)
     report = reporter()
     report.begin(f"start {model}")
     failed = True
@@ -111,7 +112,7 @@ def stop(
         ServerBusyError: Another process is starting or stopping it.
     """
     if all and name:
-        raise UsageError("either a name or --all, not both")
+        raise UsageError("a name and --all do not go together", hint="leave one of them out")
     swept = registry.sweep()
     if all:
         return Stopped(names=(*swept, *registry.stop_all(grace_s=grace_s)))

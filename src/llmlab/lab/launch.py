@@ -32,7 +32,7 @@ from llmlab.reporting import reporter
 from llmlab.specs import BackendName, EngineName, Limits, Model, Record, ServeSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNIT_MIB = {"": 1.0, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0 * 1024}
 _MIB = 1024 * 1024
 _MAX_THREADS = 8

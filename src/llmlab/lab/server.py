@@ -7,13 +7,24 @@ from typing import Any
 
 from llmlab import backends, render
 from llmlab.client import ChatRequest
-from llmlab.errors import AskInterrupted, BackendError, ServerStoppedError, UsageError
+from llmlab.errors import AskInterrupted, BackendError, ServerError, ServerStoppedError, UsageError
 from llmlab.lab import registry
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Inspection, Logs, ServerStatus, Stopped
 from llmlab.specs import Record, to_dict
 
 _MAX_TEMPERATURE = 2.0
+_MAX_TIMEOUT_S = 86400.0
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Refuse a time-out that a socket cannot have.
+
+    Raises:
+        UsageError: If it is not more than 0 s and at most a day.
+    """
+    if not 0 < timeout_s <= _MAX_TIMEOUT_S:
+        raise UsageError(f"timeout is {timeout_s:g}", hint="it must be more than 0 s, and at most 86400 s")
 
 
 class Server:
@@ -64,6 +75,7 @@ class Server:
             raise UsageError(f"max_tokens is {max_tokens}", hint="it must be 1 or more")
         if not 0 <= temperature <= _MAX_TEMPERATURE:
             raise UsageError(f"temperature is {temperature}", hint="it must be between 0 and 2")
+        check_timeout(timeout_s)
         report = reporter()
         request = ChatRequest(
             prompt=prompt,
@@ -80,10 +92,10 @@ class Server:
         except AskInterrupted as interrupted:
             report.answered(interrupted.answer)
             raise
-        except ServerStoppedError as error:
+        except ServerError as error:
             if error.answer:
                 report.answered(error.answer)
-            raise self._explained(error) from None
+            raise (self._explained(error) if isinstance(error, ServerStoppedError) else error) from None
         report.answered(answer)
         return answer
 

@@ -1,0 +1,153 @@
+"""What a start and an ask look like while they go on: text and HTML, no IPython."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from llmlab import render
+from llmlab.reporting import STAGES
+
+if TYPE_CHECKING:
+    from llmlab.results import Answer
+
+Bundle = dict[str, str]
+
+
+@dataclass
+class Progress:
+    """A start, a build: its stages so far and how long each has taken.
+
+    Attributes:
+        title: What is going on, such as "start tiny".
+        python: The Python line that does the same, or "".
+        outcome: "" while it goes on.
+    """
+
+    title: str
+    python: str = ""
+    outcome: Literal["", "done", "failed"] = ""
+    _begun: float = field(default_factory=time.monotonic)
+    _ended: float | None = None
+    _stages: dict[str, tuple[float, str]] = field(default_factory=dict)  # name → since, detail
+    _notes: list[str] = field(default_factory=list)
+
+    def stage(self, name: str, detail: str) -> None:
+        """It is at stage `name` now."""
+        since = self._stages[name][0] if name in self._stages else time.monotonic()
+        self._stages[name] = (since, detail)
+
+    def note(self, message: str) -> None:
+        """Something the user should see."""
+        self._notes.append(message)
+
+    def end(self, *, failed: bool) -> None:
+        """It is over; the clock stops."""
+        self._ended = time.monotonic()
+        self.outcome = "failed" if failed else "done"
+
+    def bundle(self) -> Bundle:
+        """How it looks now."""
+        return render.bundle(self._text(), self._html())
+
+    def _elapsed(self) -> str:
+        return _seconds((self._ended or time.monotonic()) - self._begun, exact=bool(self.outcome))
+
+    def _steps(self) -> list[tuple[render.Step, str, str, str]]:
+        """(look, name, seconds, detail) of each stage; those left out are not among them."""
+        steps: list[tuple[render.Step, str, str, str]] = []
+        entered = list(self._stages.items())
+        for i, (name, (since, detail)) in enumerate(entered):
+            last = i == len(entered) - 1
+            until = entered[i + 1][1][0] if not last else self._ended or time.monotonic()
+            look: render.Step = "done"
+            if last and self.outcome != "done":
+                look = "failed" if self.outcome else "now"
+            took = _seconds(until - since, exact=look != "now")
+            if name == STAGES[-1] and look == "done":
+                took = ""  # being ready takes no time
+            steps.append((look, name, took, detail if last else ""))
+        if not self.outcome and entered and entered[-1][0] in STAGES:
+            ahead = STAGES[STAGES.index(entered[-1][0]) + 1 :]
+            steps.extend(("ahead", name, "", "") for name in ahead)
+        return steps
+
+    def _text(self) -> str:
+        mark = {"": "…", "done": "✓", "failed": "✗"}[self.outcome]
+        stages = [
+            f"{name} {seconds}{f' ({detail})' if detail and look != 'done' else ''}".rstrip()
+            for look, name, seconds, detail in self._steps()
+            if look != "ahead"
+        ]
+        lines = [f"{mark} {self.title}  {self._elapsed()}{': ' if stages else ''}{' · '.join(stages)}"]
+        lines += [f"  note: {note}" for note in self._notes]
+        if self.python:
+            lines.append(f"  in Python: {self.python}")
+        return "\n".join(lines)
+
+    def _html(self) -> str:
+        look: render.Step = {"": "now", "done": "done", "failed": "failed"}[self.outcome]  # type: ignore[assignment]
+        return render.html_progress(
+            (look, self.title, self._elapsed()), self._steps(), notes=self._notes, python=self.python
+        )
+
+
+@dataclass
+class Reply:
+    """An answer while it comes in.
+
+    Attributes:
+        server: Name of the server that answers.
+        answer: The finished answer, once there is one.
+    """
+
+    server: str = ""
+    answer: Answer | None = None
+    _begun: float = field(default_factory=time.monotonic)
+    _pieces: list[str] = field(default_factory=list)
+    _abandoned: bool = False
+
+    def add(self, piece: str) -> None:
+        """The next piece of text."""
+        self._pieces.append(piece)
+
+    def abandon(self) -> None:
+        """No answer will come."""
+        self._abandoned = True
+
+    def bundle(self) -> Bundle:
+        """How it looks now: always as text, whatever the model wrote."""
+        if self.answer is not None:
+            return answer_bundle(self.answer)
+        text = "".join(self._pieces)
+        chips = [("server", self.server, "the server that answers")] if self.server else []
+        if self._abandoned:
+            chips.append(("ended", "failed", "the answer broke off"))
+            return render.bundle(_with_figures(text, chips), render.html_answer(text, chips))
+        elapsed = time.monotonic() - self._begun
+        chips.append(("writing" if text else "reading the prompt", f"{elapsed:.0f} s", "since it was sent"))
+        # The text alone: front-ends that only append can then append.
+        return render.bundle(text, render.html_answer(text, chips, busy=True))
+
+
+def answer_bundle(answer: Answer) -> Bundle:
+    """A finished answer with its figures."""
+    chips = answer.chips()
+    return render.bundle(_with_figures(answer.text, chips), render.html_answer(answer.text, chips))
+
+
+def note_bundle(message: str) -> Bundle:
+    """One sentence from llmlab."""
+    return render.bundle(f"note: {message}", render.html_note(message))
+
+
+def _with_figures(text: str, chips: Sequence[tuple[str, str, str]]) -> str:
+    figures = " · ".join(f"{label} {value}" for label, value, _ in chips)
+    return f"{text}\n[{figures}]" if text else f"[{figures}]"
+
+
+def _seconds(value: float, *, exact: bool = True) -> str:
+    # Milliseconds only of what is over: a running clock would flicker.
+    return f"{value * 1000:.0f} ms" if exact and value < 1 else f"{value:.1f} s"

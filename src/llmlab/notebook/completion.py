@@ -1,0 +1,104 @@
+"""Completion behind `%llm`: verbs, options, servers, models and paths."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from glob import escape, glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from IPython.core.completer import SimpleCompletion, context_matcher
+
+if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext, SimpleMatcherResult
+    from IPython.core.interactiveshell import InteractiveShell
+
+# `%llm …`, `%%llm …` and `server = %llm …`, up to the cursor.
+_LINE = re.compile(r"(?:\s*%%?|.*=\s*%)llm\s+(.*)", re.DOTALL)
+_PATIENCE_S = 0.5  # a container engine that does not answer must not hold up the Tab key
+
+
+def register(shell: InteractiveShell) -> None:
+    """Complete what is typed behind `%llm` in `shell`."""
+    shell.Completer.custom_matchers.append(complete)
+
+
+def unregister(shell: InteractiveShell) -> None:
+    """Complete nothing any more."""
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [matcher for matcher in matchers if matcher is not complete]
+
+
+# A matcher and not a `complete_command` hook: to what a hook finds, IPython
+# adds the Python names that would fit there.
+@context_matcher(identifier="llmlab")  # type: ignore[untyped-decorator]  # IPython is untyped
+def complete(context: CompletionContext) -> SimpleMatcherResult:
+    """What could stand where the cursor is; nothing where that is not known."""
+    found: list[str] = []
+    # Whatever goes wrong: the Tab key shows nothing then, and no traceback.
+    with contextlib.suppress(Exception):
+        line = _LINE.fullmatch(context.text_until_cursor)
+        if line:
+            before = line[1].removesuffix(context.token).split()
+            found = [word for word in candidates(before, context.token) if word.startswith(context.token)]
+    return {"completions": [SimpleCompletion(word) for word in found], "suppress": bool(found)}
+
+
+def candidates(before: list[str], word: str) -> list[str]:
+    """All that could follow the words `before`, given the beginning of a `word`."""
+    from llmlab.verbs import VERBS  # noqa: PLC0415 - with the first Tab, not with %load_ext
+
+    if not before:
+        return ["--help"] if word.startswith("-") else list(VERBS)
+    verb = VERBS.get(before[0])
+    if verb is None:
+        return []
+    for option in verb.options:
+        if before[-1] in option.flags and option.takes_value:
+            return list(option.choices) or _things(option.completes, word)
+    if word.startswith("-"):
+        return [*(flag for option in verb.options for flag in option.flags), "--help"]
+    found: list[str] = []
+    for positional in verb.positionals:
+        found += list(positional.choices) or _things(positional.completes, word)
+    return found
+
+
+def _things(kind: str, word: str) -> list[str]:
+    """Servers, models or paths."""
+    if kind == "server":
+        return _servers()
+    if kind == "model":
+        return ["tiny", *_paths(word, only=".gguf")]
+    return _paths(word) if kind == "path" else []
+
+
+def _paths(word: str, *, only: str = "") -> list[str]:
+    """Files and folders that begin with `word`, as it was typed."""
+    home = str(Path.home())
+    typed = word.replace("~", home, 1) if word.startswith("~") else word
+    found = []
+    for path in sorted(glob(escape(typed) + "*")):  # noqa: PTH207 - keeps "./" and "~" as typed
+        folder = Path(path).is_dir()
+        if folder or path.endswith(only):
+            shown = word[:1] + path[len(home) :] if word.startswith("~") else path
+            found.append(shown + "/" if folder else shown)
+    return found
+
+
+def _servers() -> list[str]:
+    """Names of the servers, if they can be had at once."""
+    names: list[str] = []
+
+    def look() -> None:
+        from llmlab.lab import registry  # noqa: PLC0415 - the same
+
+        with contextlib.suppress(Exception):  # the same
+            names.extend(record.name for record in registry.find_all())
+
+    thread = threading.Thread(target=look, name="llmlab-completion", daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S)
+    return list(names)

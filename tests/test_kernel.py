@@ -1,0 +1,280 @@
+"""`%llm` in a real kernel: streaming, interrupts, restarts, as a front-end sees them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from queue import Empty
+from typing import Any
+
+import pytest
+from jupyter_client.manager import KernelManager, start_new_kernel
+
+import llmlab
+
+PATIENCE_S = 60
+
+# The kernel interrupts itself at a known piece of the answer: a signal from
+# outside would come before or after it as often as not.
+INTERRUPT_AT_PIECE_5 = """
+import os, signal
+from llmlab.reporting import reporter
+shown, pieces = reporter().text, []
+def text(piece):
+    shown(piece)
+    pieces.append(piece)
+    if len(pieces) == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+reporter().text = text
+"""
+
+
+@dataclass
+class Cell:
+    """What a cell sent: outputs in their final state, and the messages that led there."""
+
+    reply: dict[str, Any] = field(default_factory=dict)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    updates: int = 0
+    displays: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.reply["status"] == "ok")
+
+    def texts(self, kind: str) -> list[str]:
+        """The texts of all outputs of a kind."""
+        found = [output for output in self.outputs if output["kind"] == kind]
+        return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in found]
+
+
+class Kernel:
+    """A kernel and a blocking client."""
+
+    def __init__(self, manager: KernelManager, client: Any) -> None:
+        self.manager, self.client = manager, client
+
+    def begin(self, code: str) -> str:
+        """Send a cell; returns its message id."""
+        return str(self.client.execute(code))
+
+    def finish(self, message_id: str, cell: Cell | None = None, *, until: Any = None) -> Cell:
+        """Collect what a cell sends until the kernel is idle, or until a condition holds."""
+        cell = cell or Cell()
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                message = self.client.get_iopub_msg(timeout=1)
+            except Empty:
+                continue
+            if message["parent_header"].get("msg_id") != message_id:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            if kind == "status" and content["execution_state"] == "idle":
+                cell.reply = self.reply(message_id)
+                return cell
+            display_id = content.get("transient", {}).get("display_id", "")
+            if kind == "update_display_data":
+                cell.updates += 1
+                cell.displays[display_id].update(content)
+            elif kind in {"stream", "display_data", "execute_result", "error"}:
+                output = {"kind": kind, **content}
+                cell.outputs.append(output)
+                cell.displays[display_id] = output
+            if until and until(cell):
+                return cell
+        raise AssertionError("the cell did not end")
+
+    def reply(self, message_id: str) -> dict[str, Any]:
+        """The reply to a request; late ones to earlier requests are passed over."""
+        while True:
+            message = self.client.get_shell_msg(timeout=PATIENCE_S)
+            if message["parent_header"].get("msg_id") == message_id:
+                return dict(message["content"])
+
+    def run(self, code: str) -> Cell:
+        """Run a cell to its end."""
+        return self.finish(self.begin(code))
+
+    def value(self, expression: str) -> Any:
+        """The value of an expression."""
+        cell = self.run(f"print(repr({expression}))")
+        assert cell.ok, cell.reply
+        return eval(cell.texts("stream")[0])  # noqa: S307 - what this test has printed
+
+
+@pytest.fixture
+def kernel(isolated_runtime) -> Iterator[Kernel]:
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        kernel = Kernel(manager, client)
+        loaded = kernel.run("%load_ext llmlab\nimport llmlab")
+        assert loaded.ok, loaded.reply
+        assert loaded.outputs == []
+        yield kernel
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+
+
+@pytest.fixture
+def server(kernel, require_engine):
+    started = kernel.run("%llm start tiny --native --name k")
+    assert started.ok, started.reply
+    return started
+
+
+def test_starting_shows_one_line_and_the_server(server):
+    (line,) = server.texts("display_data")
+    assert line.startswith("✓ start tiny")
+    assert "llmlab.start('tiny', backend='native', name='k')" in line
+    (shown,) = server.texts("execute_result")
+    assert "k" in shown
+
+
+@pytest.mark.parametrize("source", ['%llm ask "What is a container?"', 'llmlab.ask("What is a container?")'])
+def test_an_answer_streams_into_one_output_and_is_not_echoed(kernel, server, source):
+    asked = kernel.run(source)
+    assert asked.ok
+    assert len(asked.outputs) == 1
+    (text,) = asked.texts("display_data")
+    assert kernel.value("_.text") in text
+    assert "TTFT" in text
+    assert asked.outputs[0]["data"].keys() == {"text/plain", "text/html"}
+    assert asked.updates >= 1, "it was updated in place"
+
+
+def test_an_answer_can_be_assigned_and_shown_again(kernel, server):
+    asked = kernel.run('answer = %llm ask k "What is a GPU?"')
+    assert len(asked.outputs) == 1
+    assert kernel.value("type(answer).__name__") == "Answer"
+    again = kernel.run("answer")
+    (text,) = again.texts("execute_result")
+    assert text.startswith(kernel.value("answer.text"))
+    assert "TTFT" in text, "with its figures"
+    both = kernel.run('b = %llm ask k "What is a GPU?"\ndisplay(b)\nb')
+    assert len(both.texts("display_data")) == 2, "streamed, and displayed because that was asked for"
+    assert both.texts("execute_result") == []
+
+
+def test_a_servers_own_ask_streams_as_well_also_from_threads(kernel, server):
+    asked = kernel.run("s = llmlab.lab.attach('k')\na = s.ask('What is a container?')")
+    assert len(asked.texts("display_data")) == 1
+    threads = kernel.run(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(3) as pool:\n"
+        "    answers = list(pool.map(s.ask, ['What is a container?', 'What is a GPU?', 'What is isolation?']))"
+    )
+    assert threads.ok
+    shown = threads.texts("display_data")
+    assert len(shown) == 3
+    for text in kernel.value("[a.text for a in answers]"):
+        assert sum(text in output for output in shown) == 1, "answers are not mixed up"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{braces} and {x!r}", "$dollars and ${HOME}", "'quotes' and it's", "a # b % c"]
+)
+def test_a_prompt_reaches_the_server_as_typed(kernel, server, prompt):
+    asked = kernel.run(f'%llm ask "{prompt}"')
+    assert asked.ok, asked.outputs
+    body = kernel.run(f"%%llm ask\n{prompt}\n\nline {{two}} \"\"\" '''")
+    assert body.ok, body.outputs
+
+
+def test_a_usage_error_fails_the_cell_in_one_line(kernel):
+    failed = kernel.run("%llm strat tiny")
+    assert failed.reply["status"] == "error"
+    assert failed.reply["ename"] == "UsageError"
+    assert [output["kind"] for output in failed.outputs] == ["stream"]
+    (line,) = failed.texts("stream")
+    assert line.strip() == "UsageError: no verb 'strat' (did you mean 'start'?)"
+
+
+def test_another_error_fails_the_cell_without_a_traceback(kernel):
+    failed = kernel.run("%llm start ./no-such-file.gguf")
+    assert failed.reply["status"] == "error"
+    (error,) = [output for output in failed.outputs if output["kind"] == "error"]
+    assert error["ename"] == "ModelNotFoundError"
+    assert len(error["traceback"]) == 1
+    assert "→" in error["traceback"][0]
+    assert 'File "' not in error["traceback"][0]
+
+
+def test_an_interrupt_keeps_the_partial_answer_and_stops_the_server(kernel, server):
+    kernel.run(INTERRUPT_AT_PIECE_5)
+    failed = kernel.run('%llm ask k "What is a container?" --temperature 0')
+    assert failed.reply["status"] == "error"
+    assert failed.reply["ename"] == "AskInterrupted"
+    (text,) = failed.texts("display_data")
+    assert "ended interrupted" in text
+    assert text.startswith(kernel.value("''.join(pieces)"))
+    assert kernel.value("len(pieces)") < 20, "it did not wait for the rest"
+    (error,) = [output for output in failed.outputs if output["kind"] == "error"]
+    assert len(error["traceback"]) == 1
+    assert error["traceback"][0].startswith("Interrupted after")
+    assert "\n" not in error["traceback"][0]
+    assert "stopped generating" in error["traceback"][0]
+    kernel.run("reporter().text = shown")
+    assert kernel.run('%llm ask k "What is a GPU?"').ok, "the server answers again"
+
+
+def test_the_stop_button_ends_a_wait_for_a_server_that_hangs(kernel, server):
+    process = llmlab.lab.attach("k").record.process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        asking = kernel.begin('%llm ask k "What is a container?"')
+        waiting = kernel.finish(asking, until=lambda cell: cell.texts("display_data"))
+        kernel.manager.interrupt_kernel()
+        failed = kernel.finish(asking, waiting)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert failed.reply["status"] == "error"
+    assert failed.reply["ename"] in {"AskInterrupted", "KeyboardInterrupt"}
+    assert kernel.run('%llm ask k "What is a GPU?"').ok
+
+
+def test_a_restarted_kernel_adopts_the_server(kernel, server):
+    before = llmlab.lab.attach("k").record
+    kernel.manager.restart_kernel(now=True)
+    kernel.client.wait_for_ready(timeout=PATIENCE_S)
+    assert kernel.run("%load_ext llmlab").ok
+    (table,) = kernel.run("%llm ps").texts("execute_result")
+    assert "ready" in table
+    assert kernel.run('%llm ask k "What is a container?"').ok
+    assert llmlab.lab.attach("k").record == before
+    (stopped,) = kernel.run("%llm stop k").texts("execute_result")
+    assert stopped == "stopped k"
+
+
+def test_completion_reaches_the_front_end(kernel, server):
+    def complete(code: str) -> list[str]:
+        return list(kernel.reply(kernel.client.complete(code, len(code)))["matches"])
+
+    assert complete("%llm sta") == ["start"]
+    assert complete("x = %llm stop ") == ["k"]
+    assert complete("%llm start --nat") == ["--native"]
+
+
+def test_an_interrupted_start_says_so_and_leaves_nothing(kernel, require_engine):
+    kernel.run(
+        "import os, signal\n"
+        "from llmlab.reporting import reporter\n"
+        "shown = reporter().stage\n"
+        "def stage(name, detail=''):\n"
+        "    shown(name, detail)\n"
+        "    if name == 'load':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "reporter().stage = stage\n"
+    )
+    failed = kernel.run("%llm start tiny --native --name k")
+    assert failed.reply["status"] == "error"
+    assert failed.reply["ename"] == "KeyboardInterrupt"
+    (line,) = failed.texts("display_data")
+    assert line.startswith("✗ start tiny")
+    assert len(llmlab.ps()) == 0

@@ -1,0 +1,351 @@
+"""`%llm` and `%%llm` in a real IPython shell."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from llmlab import lab, render, reporting, verbs
+from llmlab.errors import StartError
+from llmlab.lab import registry
+from llmlab.notebook import cards
+from llmlab.results import Answer
+
+
+@pytest.fixture
+def shell():
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "nocolor"
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=config)
+    shell.run_cell("%load_ext llmlab")
+    yield shell
+    shell.run_cell("%unload_ext llmlab")
+    InteractiveShell.clear_instance()
+
+
+def an_answer(text="It is.", **figures):
+    given = {
+        "ttft_s": 0.01,
+        "total_s": 0.1,
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "tokens_per_s": 200.0,
+    }
+    return Answer(text=text, server="a", finish_reason="stop", **{**given, **figures})
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The arguments that `ask` was called with; nothing is started for it."""
+    calls = []
+
+    @functools.wraps(lab.ask)
+    def ask(**arguments):
+        calls.append(arguments)
+        answer = an_answer()
+        report = reporting.reporter()
+        report.asked(arguments["prompt"], "a")
+        for piece in ("It ", "is."):
+            report.text(piece)
+        report.answered(answer)
+        return answer
+
+    monkeypatch.setattr(lab, "ask", ask)
+    monkeypatch.setattr(verbs, "VERBS", {name: verbs.Verb(name) for name in verbs.VERBS})
+    return calls
+
+
+def run(shell, source):
+    """Run a cell that works; returns its value."""
+    outcome = shell.run_cell(source, store_history=True)
+    outcome.raise_error()
+    return outcome.result
+
+
+def fails(shell, source, capsys):
+    """Run a cell that fails; returns the error and what was printed for it."""
+    capsys.readouterr()
+    outcome = shell.run_cell(source, store_history=True)
+    assert not outcome.success
+    printed = capsys.readouterr()
+    return outcome.error_in_exec, printed.out + printed.err
+
+
+PROMPTS = [
+    "What is a container?",
+    "a {brace}, {x}, {{ + }}, {x!r:>3}",
+    "$HOME costs $5",
+    "it's",
+    "50 % of 100 % -- --server",
+    "tab\tand é 日本 🙂",
+    "?",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_arrives_as_it_was_typed(shell, asked, prompt):
+    shell.user_ns["x"] = "WRONG"
+    run(shell, f'%llm ask "{prompt}"')
+    run(shell, f'a = %llm ask "{prompt}"')
+    run(shell, f"%%llm ask\n{prompt}\n")
+    assert [call["prompt"] for call in asked] == [prompt] * 3
+
+
+def test_a_cell_body_may_have_quotes_and_many_lines(shell, asked):
+    body = "--server\n\"double\" 'single' \\n {\n\n    $x\n% 100"
+    run(shell, f"%%llm ask box\n{body}")
+    assert asked == [{"prompt": body, "server": "box"}]
+
+
+def test_a_large_prompt_arrives_whole(shell, asked):
+    prompt = "word {x} $y " * 10_000
+    run(shell, f"%%llm ask\n{prompt}")
+    assert asked[0]["prompt"].strip() == prompt.strip()
+
+
+@pytest.mark.parametrize(
+    ("typed", "arrives"),
+    [
+        ("{{topic}}", "a box"),
+        ("on {{ topic }}s", "on a boxs"),
+        (r"\{{topic}} and {{topic}}", "{{topic}} and a box"),
+        ("{{option}}", "--system"),
+        ("{{nested}}", "{{other}} {{n}}"),
+        ("{{n}} times", "3 times"),
+        ("{{a.b}} {{}} {{1}}", "{{a.b}} {{}} {{1}}"),
+    ],
+)
+def test_double_braces_are_variables(shell, asked, typed, arrives):
+    shell.user_ns.update(topic="a box", option="--system", nested="{{other}} {{n}}", other="s3", n=3)
+    run(shell, f'%llm ask "{typed}"')
+    run(shell, f"%%llm ask\n{typed}")
+    assert [call["prompt"] for call in asked] == [arrives, arrives]
+
+
+def test_a_number_can_be_a_variable_in_an_option_and_a_name_in_a_function(shell, asked):
+    run(
+        shell,
+        "def f(topic):\n    n = 7\n    return get_ipython().run_line_magic('llm', 'ask \"{{topic}}\" --max-tokens {{n}}')",
+    )
+    run(shell, "x = f('local')")
+    assert asked == [{"prompt": "local", "max_tokens": 7}]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("%llm strat tiny", "did you mean 'start'?"),
+        ("%llm ask hi --sytem x", "--system"),
+        ("%llm ask what's up", "double quotes"),
+        ("%llm ask What is this?", "quotes"),
+        ("a = %llm ask What is this?", "quotes"),
+        ("%llm start tniy --native", "did you mean 'tiny'?"),
+        ("%llm start tiny --engine llama-servr", "llama-server"),
+        ("%llm stop nobody", "nobody"),
+        ("%llm ask hello", "no server"),
+        ('%llm ask "{{topik}}"', "did you mean 'topic'?"),
+        ('%llm ask "{{zzzzzz}}"', r"\{{zzzzzz}}"),
+        ("%%llm start tiny\nbody", "body"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_the_cell_fails(shell, source, says, capsys, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/docker.sock")
+    shell.user_ns["topic"] = "x"
+    error, printed = fails(shell, source, capsys)
+    assert type(error) is UsageError, "a subclass would show a traceback"
+    assert printed.startswith("UsageError: ")
+    assert printed.count("\n") == 1, printed
+    assert says in printed
+
+
+def test_another_error_shows_its_message_and_hint_without_a_traceback(shell, capsys, monkeypatch, asked):
+    @functools.wraps(lab.ask)
+    def ask(**_):
+        raise StartError("it did not come up", hint="look at the log", log_tail=["line one"])
+
+    monkeypatch.setattr(lab, "ask", ask)
+    error, printed = fails(shell, '%llm ask "x"', capsys)
+    assert isinstance(error, StartError)
+    assert "it did not come up" in printed
+    assert "| line one" in printed
+    assert "→ look at the log" in printed
+    assert "Traceback" not in printed
+
+
+def test_help_is_printed_and_lists_what_there_is(shell, capsys):
+    capsys.readouterr()
+    run(shell, "%llm")
+    overview = capsys.readouterr().out
+    run(shell, "%llm --help")
+    assert capsys.readouterr().out == overview
+    assert all(f"  {name}" in overview for name in verbs.VERBS)
+    for name in verbs.VERBS:
+        assert run(shell, f"%llm {name} --help") is None
+        assert f"%llm {name}" in capsys.readouterr().out
+
+
+def test_the_docstring_is_what_a_question_mark_shows(shell, capsys):
+    capsys.readouterr()
+    run(shell, "%llm?")
+    shown = capsys.readouterr().out
+    assert "%llm start tiny" in shown
+    assert r"\{{name}}" in shown
+
+
+def test_a_question_mark_does_not_turn_a_question_into_a_request_for_help(shell, asked, capsys):
+    run(shell, "if True:\n    a = %llm ask box Why?")
+    assert asked == [{"prompt": "Why?", "server": "box"}]
+    run(shell, "%%llm ask\nwhy?\n%llm ask what is this?")
+    assert asked[1]["prompt"] == "why?\n%llm ask what is this?"
+    capsys.readouterr()
+    run(shell, "x = 1\n%llm?")
+    assert "%llm start tiny" in capsys.readouterr().out
+
+
+def test_json_is_data_and_shows_nothing_else(shell, asked, capsys):
+    capsys.readouterr()
+    assert run(shell, 'd = %llm ask "x" --json') is None
+    assert capsys.readouterr().out == ""
+    assert shell.user_ns["d"]["text"] == "It is."
+    assert {"ttft_s", "tokens_per_s", "prompt_tokens"} <= set(shell.user_ns["d"])
+
+
+def test_an_answer_is_printed_once_and_shown_again_when_asked_for(shell, asked, capsys):
+    for source in ('%llm ask "x"', 'import llmlab\nllmlab.ask(prompt="x")'):
+        capsys.readouterr()
+        run(shell, source)
+        assert capsys.readouterr().out.count("It is.") == 1
+    run(shell, 'a = %llm ask "x"')
+    capsys.readouterr()
+    run(shell, "a")
+    assert capsys.readouterr().out.count("It is.") == 1
+    run(shell, "display(a)")
+    assert capsys.readouterr().out.count("It is.") == 1
+
+
+def test_unloading_takes_everything_away_and_loading_again_brings_it_back(shell, asked, capsys):
+    run(shell, "%unload_ext llmlab")
+    assert type(reporting.reporter()) is reporting.Reporter
+    assert shell.find_line_magic("llm") is None
+    assert shell.find_cell_magic("llm") is None
+    assert completions(shell, "%llm sta") == []
+    run(shell, "%load_ext llmlab")
+    run(shell, '%llm ask "x"')
+    assert len(asked) == 1
+
+
+def test_loading_is_light():
+    code = (
+        "import sys; from IPython.core.interactiveshell import InteractiveShell as S; s = S();"
+        "s.run_line_magic('load_ext', 'llmlab');"
+        "heavy = {'docker', 'requests', 'llama_cpp', 'plotly', 'ipywidgets', 'numpy', 'pandas'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def completions(shell, line):
+    with provisionalcompleter():
+        return [found.text for found in shell.Completer.completions(line, len(line))]
+
+
+@pytest.fixture
+def two_servers():
+    records = [SimpleNamespace(name="boxed"), SimpleNamespace(name="plain")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "find_all", lambda: records)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("%llm sta", ["start"]),
+        ("%%llm as", ["ask"]),
+        ("s = %llm ins", ["inspect"]),
+        ("%llm start --na", ["--native", "--name"]),
+        ("%llm start --engine llama-s", ["llama-server"]),
+        ("%llm start ti", ["tiny"]),
+        ("%llm stop bo", ["boxed"]),
+        ("%llm ask pl", ["plain"]),
+        ("%%llm ask bo", ["boxed"]),
+    ],
+)
+def test_completion(shell, two_servers, line, expected):
+    assert sorted(completions(shell, line)) == sorted(expected)
+
+
+def test_completion_of_a_models_path(shell, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "small.gguf").touch()
+    (tmp_path / "models" / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert completions(shell, "%llm start ./mo") == ["./models/"]
+    assert completions(shell, "%llm start ./models/") == ["./models/small.gguf"]
+
+
+@pytest.mark.parametrize(
+    "line", ["%llm", "%llm ", "%llm nothing ", '%llm ask "open ', "%llm stop ", "%llm start --name "]
+)
+def test_completion_never_fails(shell, line):
+    def broken():
+        raise RuntimeError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "find_all", broken)
+        completions(shell, line)
+
+
+def test_what_a_model_writes_is_text():
+    evil = "<script>alert(1)</script> **bold** ![x](http://example.org/x.png) \x1b[2J\x1b]0;title\x07"
+    reply = cards.Reply("a")
+    reply.add(evil)
+    for bundle in (reply.bundle(), cards.answer_bundle(an_answer(evil)), cards.note_bundle(evil)):
+        assert "<script" not in bundle["text/html"]
+        assert "<img" not in bundle["text/html"]
+        assert "\x1b" not in bundle["text/plain"]
+        assert set(bundle) == {"text/plain", "text/html"}, "no Markdown"
+
+
+def test_progress_shows_its_stages_and_what_failed():
+    progress = cards.Progress("start tiny", "llmlab.start('tiny')")
+    progress.stage("engine", "")
+    progress.stage("load", "2 of 3 <layers>")
+    running = progress.bundle()
+    assert "○" in running["text/html"], "what is ahead is drawn as well"
+    assert "image" not in running["text/plain"], "a stage that was left out is not shown"
+    assert "2 of 3 <layers>" in running["text/plain"]
+    assert "&lt;layers&gt;" in running["text/html"]
+    progress.end(failed=True)
+    assert progress.bundle()["text/plain"].startswith("✗ start tiny")
+    assert "○" not in progress.bundle()["text/html"]
+    assert "llmlab.start" in progress.bundle()["text/plain"]
+
+
+def test_emoji_stay_whole_in_plain_text():
+    family = "👩‍👧"
+    assert render.plain(family) == family
+
+
+def test_a_server_is_started_asked_and_stopped(shell, require_engine, capsys):
+    run(shell, "server = %llm start tiny --native --name shelled")
+    assert "llmlab.start('tiny', backend='native', name='shelled')" in capsys.readouterr().out
+    run(shell, 'answer = %llm ask shelled "What is a container?"')
+    assert shell.user_ns["answer"].text.strip() in capsys.readouterr().out
+    run(shell, "again = server.ask('What is a GPU?')")
+    assert shell.user_ns["again"].text.strip() in capsys.readouterr().out
+    assert run(shell, "%llm stop shelled").names == ("shelled",)
+    assert len(run(shell, "%llm ps")) == 0
