@@ -95,7 +95,7 @@ class ServerBehaviour:
             assert answer.prompt_tokens > 5
             assert answer.completion_tokens is not None
             assert answer.completion_tokens > 5
-            assert answer.engine_tokens_per_s
+            assert answer.tokens_per_s
 
     def test_max_tokens_is_a_limit(self, place):
         with llmlab.start("tiny", **place) as server:

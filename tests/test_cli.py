@@ -217,8 +217,8 @@ def test_the_main_job(require_engine, require_docker):
         assert found["prompt_tokens"] > 5
         assert found["completion_tokens"] > 5
         # Unknown where the whole answer was read at once.
-        assert found["tokens_per_s"] is None or found["tokens_per_s"] > 0
-        assert found["engine_tokens_per_s"] > 0
+        assert found["client_tokens_per_s"] is None or found["client_tokens_per_s"] > 0
+        assert found["tokens_per_s"] > 0
 
     servers = document(run_cli("ps", "--json"))["servers"]
     assert [(server["name"], server["state"]) for server in servers] == [("b", "ready"), ("a", "ready")]

@@ -59,7 +59,7 @@ ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n'
 STOP = event(finish_reason="stop")
 USAGE = (
     b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":3},'
-    b'"timings":{"predicted_per_second":1500.5,"prompt_per_second":800.0,"cache_n":4}}\n\n'
+    b'"timings":{"predicted_n":3,"predicted_ms":1.25,"prompt_per_second":800.0,"cache_n":4}}\n\n'
 )
 DONE = b"data: [DONE]\n\n"
 WHOLE = ROLE + event("Hé") + event("llo ") + event("🦙") + STOP + USAGE + DONE
@@ -100,7 +100,7 @@ def check_whole(found: Answer, seen: list[str]) -> None:
     assert found.text == "Héllo 🦙" == "".join(seen)
     assert found.finish_reason == "stop"
     assert (found.prompt_tokens, found.completion_tokens, found.cached_tokens) == (11, 3, 4)
-    assert found.engine_tokens_per_s == 1500.5
+    assert found.tokens_per_s == 1600
     assert found.prompt_tokens_per_s == 800.0
 
 
@@ -150,15 +150,15 @@ def test_unknown_figures_stay_unknown(server, client):
     found, _ = ask(client)
     assert found.prompt_tokens is None
     assert found.completion_tokens is None
+    assert found.client_tokens_per_s is None
     assert found.tokens_per_s is None
-    assert found.engine_tokens_per_s is None
     assert found.cached_tokens is None
 
 
 def test_an_answer_without_text_has_no_first_token(server, client):
     server.replies[CHAT] = stream(ROLE, event(""), STOP, USAGE, DONE)
     found, seen = ask(client)
-    assert (found.text, seen, found.ttft_s, found.tokens_per_s) == ("", [], None, None)
+    assert (found.text, seen, found.ttft_s, found.client_tokens_per_s) == ("", [], None, None)
 
 
 def test_first_token_is_the_first_piece_of_text(server, client):
@@ -190,7 +190,7 @@ def test_rate_is_of_the_tokens_after_the_first(server, client):
     )  # fmt: skip
     found = client.chat(ChatRequest(prompt="x"), lambda _: moments.append(time.perf_counter()))
     assert found.ttft_s is not None
-    assert found.tokens_per_s == pytest.approx((3 - 1) / (found.total_s - found.ttft_s))
+    assert found.client_tokens_per_s == pytest.approx((3 - 1) / (found.total_s - found.ttft_s))
     # The last piece of text ends the measurement, not the events after it.
     assert found.total_s - found.ttft_s == pytest.approx(moments[-1] - moments[0], abs=0.05)
 
@@ -199,8 +199,8 @@ def test_no_rate_is_made_up_when_all_is_read_at_once(server, client):
     server.replies[CHAT] = stream(WHOLE)
     found, _ = ask(client)
     assert found.completion_tokens == 3
-    assert found.tokens_per_s is None
-    assert found.engine_tokens_per_s == 1500.5
+    assert found.client_tokens_per_s is None
+    assert found.tokens_per_s == 1600
 
 
 # The request

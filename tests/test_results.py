@@ -198,7 +198,7 @@ UNKNOWN: dict[str, Any] = {
     "prompt_tokens": None,
     "completion_tokens": None,
     "tokens_per_s": None,
-    "engine_tokens_per_s": None,
+    "client_tokens_per_s": None,
     "prompt_tokens_per_s": None,
     "cached_tokens": None,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import re
 import socket
 import stat
@@ -102,9 +103,9 @@ class _Progress:
         if completion is None and finish_reason:
             # Cut short: llama-server sends one piece for each token.
             completion = len(self.pieces)
-        rate = None
-        if completion and completion > 1 and self.first and self.last and self.last > self.first:
-            rate = (completion - 1) / (self.last - self.first)
+        read_s = self.last - self.first if self.first and self.last else None
+        # From the first token to the last; llama.cpp's own rate counts one too many.
+        generated_ms = self.timings.get("predicted_ms")
         details = self.usage.get("prompt_tokens_details") or {}
         return Answer(
             text="".join(self.pieces),
@@ -114,12 +115,22 @@ class _Progress:
             total_s=(self.last or time.perf_counter()) - self.sent,
             prompt_tokens=self.usage.get("prompt_tokens"),
             completion_tokens=completion,
-            tokens_per_s=rate,
-            engine_tokens_per_s=self.timings.get("predicted_per_second"),
+            tokens_per_s=_rate(completion, generated_ms / 1000 if generated_ms else None),
+            client_tokens_per_s=_rate(completion, read_s),
             prompt_tokens_per_s=self.timings.get("prompt_per_second"),
             cached_tokens=self.timings.get("cache_n", details.get("cached_tokens")),
             neutralised=self.neutralised,
         )
+
+
+def _ceil(seconds: float) -> float:
+    """Rounded up to a tenth: "within 0.0 s" would claim too much."""
+    return math.ceil(seconds * 10) / 10
+
+
+def _rate(tokens: int | None, seconds: float | None) -> float | None:
+    """Tokens after the first per second; None where there is nothing to divide."""
+    return (tokens - 1) / seconds if tokens and tokens > 1 and seconds else None
 
 
 class Client:
@@ -283,7 +294,7 @@ class Client:
         while time.monotonic() < began + _IDLE_CHECK_S:
             busy = self.busy_slots()
             if busy == 0:
-                return f"the server stopped generating within {time.monotonic() - began:.1f} s"
+                return f"the server stopped generating within {_ceil(time.monotonic() - began):.1f} s"
             if busy is None:
                 return "the connection is closed; this engine does not tell whether it still generates"
             time.sleep(0.05)

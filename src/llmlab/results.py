@@ -43,9 +43,12 @@ class Answer(Result):
         prompt_tokens: Tokens of the prompt with its chat template, as the
             engine counts them.
         completion_tokens: Generated tokens, as the engine counts them.
-        tokens_per_s: Generation rate seen by the client:
-            (completion_tokens − 1) / (time of last − time of first piece).
-        engine_tokens_per_s: The same rate measured inside the engine.
+        tokens_per_s: Generation rate inside the engine, by its own clock:
+            (completion_tokens − 1) / (time of last − time of first token).
+            None if the engine does not tell.
+        client_tokens_per_s: The same rate as the client sees it, from the first
+            to the last piece of text. Too high where pieces arrive together,
+            as they do on a busy machine; None where all arrived at once.
         prompt_tokens_per_s: Rate at which the engine read the part of the
             prompt that was not cached.
         cached_tokens: Prompt tokens the engine had from an earlier request.
@@ -60,7 +63,7 @@ class Answer(Result):
     prompt_tokens: int | None
     completion_tokens: int | None
     tokens_per_s: float | None
-    engine_tokens_per_s: float | None = None
+    client_tokens_per_s: float | None = None
     prompt_tokens_per_s: float | None = None
     cached_tokens: int | None = None
     neutralised: tuple[str, ...] = ()
@@ -80,12 +83,14 @@ class Answer(Result):
                     "time to first token: from sending to the first piece of text",
                 )
             )
-        if self.tokens_per_s is not None:
+        rate = self.client_tokens_per_s if self.tokens_per_s is None else self.tokens_per_s
+        if rate is not None:
+            clock = "seen by the client" if self.tokens_per_s is None else "by the engine's clock"
             chips.append(
                 (
                     "generated",
-                    f"{self.completion_tokens} tokens, {self.tokens_per_s:.0f} tokens/s",
-                    "(tokens − 1) / (time of last − time of first piece), seen by the client",
+                    f"{self.completion_tokens} tokens, {rate:.0f} tokens/s",
+                    f"(tokens − 1) / (time of last − time of first token), {clock}",
                 )
             )
         elif self.completion_tokens is not None:
@@ -114,7 +119,7 @@ class Answer(Result):
 
     def to_html(self) -> str:
         """The text and its figures."""
-        return render.html_text(self.text) + render.html_chips(self.chips())
+        return render.html_answer(self.text, self.chips())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ def unavailable() -> LabError | None:
             return BackendError(
                 f"the container engine at {api.address} does not share this machine's files, "
                 "so its unix sockets cannot be reached from here",
-                hint="use a local Docker Engine, or run natively: --native",
+                hint="use a local Docker Engine",
             )
     except LabError as error:
         return error
@@ -65,6 +65,7 @@ def start(starting: Starting) -> Record:
         BackendError: If the container engine refuses.
     """
     if problem := unavailable():
+        problem.hint = "; ".join(part for part in (problem.hint, "or run natively: --native") if part)
         raise problem
     api = docker_api.connect()
     claim, spec = starting.claim, starting.spec

@@ -30,7 +30,7 @@ _TIMEOUT_S = 20
 _PULL_HINT = "check its name, and that this machine reaches its registry"
 _INSTALL_HINT = (
     "install Docker Engine (Debian, Ubuntu: sudo apt install docker.io) and start it "
-    "(sudo systemctl start docker); or run natively: --native"
+    "(sudo systemctl start docker)"
 )
 
 _clients: dict[tuple[int, str | None, str | None], DockerApi] = {}
@@ -232,7 +232,7 @@ class DockerApi:
         if "timed out" in str(error).lower():
             return DaemonError(
                 f"the container engine did not answer within {_TIMEOUT_S} s",
-                hint="look at it: docker info; or run natively: --native",
+                hint="look at it: docker info",
             )
         return _no_daemon()
 
@@ -273,7 +273,7 @@ def _no_permission() -> DaemonPermissionError:
     return DaemonPermissionError(
         "Docker refuses this user: no permission on its socket",
         hint="sudo usermod -aG docker $USER, then log in again "
-        "(membership is as good as root on this machine); or run natively: --native",
+        "(membership is as good as root on this machine)",
     )
 
 

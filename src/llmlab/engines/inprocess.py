@@ -116,6 +116,7 @@ class InProcess:
             prompt_tokens=None,
             completion_tokens=completion,
             tokens_per_s=rate,
+            client_tokens_per_s=rate,
         )
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from llmlab.specs import Model
 TINY = "tiny"
 _SCHEME = re.compile(r"[a-z]{2,}:")
 _MAX_NAME = 40
+_REMEMBERED = 200
 _MAX_CONTROL_TOKENS = 64
 
 
@@ -144,7 +145,8 @@ def _sha256(path: Path) -> str:
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         draft = cache.with_name(f"sha256.{os.getpid()}.new")
-        draft.write_text(json.dumps({**known, key: digest.hexdigest()}), encoding="utf-8")
+        newest = dict([*known.items(), (key, digest.hexdigest())][-_REMEMBERED:])
+        draft.write_text(json.dumps(newest), encoding="utf-8")
         draft.replace(cache)
     return digest.hexdigest()
 
