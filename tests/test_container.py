@@ -209,7 +209,8 @@ class TestContainer(ServerBehaviour):
             assert "not isolated" in server._repr_mimebundle_()["text/html"]
         assert "no container engine answers" in seen.notes[0]
         assert "apt install docker.io" in seen.notes[0]
-        with pytest.raises(errors.DaemonError):
+        assert "--native" not in seen.notes[0]
+        with pytest.raises(errors.DaemonError, match="--native"):
             llmlab.start("tiny", backend="container")
 
     def test_a_model_that_only_root_may_read(self, place, tmp_path):
