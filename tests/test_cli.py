@@ -81,7 +81,7 @@ USAGE = [
     (["ask", "hello"], "no server is running"),
     (["ask", "a", "hello"], "no server 'a'"),
     (["stop", "a"], "no server 'a'"),
-    (["stop", "a", "--all"], "not both"),
+    (["stop", "a", "--all"], "do not go together"),
     (["inspect"], "no server is running"),
     (["logs", "b"], "no server 'b'"),
 ]
