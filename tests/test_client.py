@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmlab.backends import native
-from llmlab.client import ChatRequest, Client, neutralise
+from llmlab.client import ChatRequest, Client
 from llmlab.errors import (
     AskInterrupted,
     ContextError,
@@ -28,6 +28,7 @@ from llmlab.errors import (
     ServerBusyError,
     ServerStoppedError,
 )
+from llmlab.prompts import neutralise
 from llmlab.results import Answer
 from llmlab.specs import Endpoint
 from tests import examples

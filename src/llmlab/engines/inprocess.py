@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import ContextError, EngineMissingError, RequestError
+from llmlab.prompts import neutralise
 from llmlab.results import Answer
 from llmlab.specs import ServeSpec
 
@@ -44,7 +45,7 @@ class InProcess:
             ) from error
         self._lock = threading.Lock()
         self._name = f"{spec.model.name} in process"
-        self._context = spec.context
+        self._control_tokens = spec.model.control_tokens
         self._llama: Any = llama_cpp.Llama(
             str(spec.model.path),
             n_ctx=spec.context,
@@ -78,6 +79,9 @@ class InProcess:
             ContextError: If the prompt is longer than the context.
             RequestError: If llama-cpp-python refuses the request.
         """
+        (prompt, found), (system, found_too) = (
+            neutralise(text, self._control_tokens) for text in (prompt, system)
+        )
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})
         pieces: list[str] = []
@@ -117,6 +121,7 @@ class InProcess:
             completion_tokens=completion,
             tokens_per_s=rate,
             client_tokens_per_s=rate,
+            neutralised=tuple(dict.fromkeys(found + found_too)),
         )
 
     def close(self) -> None:

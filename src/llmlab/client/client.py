@@ -1,136 +1,33 @@
-"""A small client for OpenAI-compatible servers, over unix sockets or loopback.
-
-The standard library's `http.client` on a socket of our own: the peer can be
-checked before a prompt is sent, and closing it is what cancels a request.
-"""
+"""Talking to one server."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import math
-import re
-import socket
-import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
+from llmlab.client.connection import Connection, Verify, gone, open_socket
+from llmlab.client.events import events
+from llmlab.client.exchange import ChatRequest, Progress
 from llmlab.errors import (
     AskInterrupted,
     ContextError,
-    EndpointError,
     RequestError,
     ServerBusyError,
     ServerError,
     ServerStoppedError,
 )
+from llmlab.prompts import neutralise
 from llmlab.results import Answer
 from llmlab.specs import Endpoint
 
-Verify = Callable[[socket.socket], None]
-"""Checks a connected socket's peer; raises `EndpointError` if it is not ours."""
-
-_READ_BYTES = 65536
-_CONNECT_S = 5.0
 _IDLE_CHECK_S = 5.0
 _ERROR_BYTES = 65536
-_EVENT_BYTES = 1 << 20
 _SHOWN_CHARACTERS = 500
-# Anything between <| and |> is a control token in some model's vocabulary.
-_CONTROL = re.compile(r"<\|[^|\s]{1,64}\|>")
-# An invisible character behind the first one keeps the text readable and
-# makes the tokenizer see ordinary text.
-_BREAK = "\u2060"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
-    """One question to a server.
-
-    Attributes:
-        prompt: What the user asks.
-        system: Instructions that stand before it, "" for none.
-        max_tokens: Most tokens to generate.
-        temperature: 0 picks the likeliest token each time; higher is more varied.
-        seed: Seed of the random choice, None for a new one each time.
-        control_tokens: Further control tokens of the model's vocabulary.
-        timeout_s: Longest wait for the next piece of the answer, seconds.
-    """
-
-    prompt: str
-    system: str = ""
-    max_tokens: int = 512
-    temperature: float = 0.2
-    seed: int | None = None
-    control_tokens: tuple[str, ...] = ()
-    timeout_s: float = 300.0
-
-
-@dataclass(slots=True)
-class _Progress:
-    """An answer while it is being read."""
-
-    server: str
-    sent: float
-    neutralised: tuple[str, ...]
-    pieces: list[str] = field(default_factory=list)
-    first: float | None = None
-    last: float | None = None
-    finish_reason: str = ""
-    usage: dict[str, Any] = field(default_factory=dict)
-    timings: dict[str, Any] = field(default_factory=dict)
-
-    def take(self, event: dict[str, Any], now: float) -> str:
-        """Note what an event says; returns its piece of text, "" if it has none."""
-        text = ""
-        for choice in event.get("choices") or ():
-            if piece := (choice.get("delta") or {}).get("content"):
-                text += piece
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        if text:
-            self.first = self.first or now
-            self.last = now
-            self.pieces.append(text)
-        self.usage = {**self.usage, **(event.get("usage") or {})}
-        self.timings = {**self.timings, **(event.get("timings") or {})}
-        return text
-
-    def answer(self, finish_reason: str = "") -> Answer:
-        completion = self.usage.get("completion_tokens", self.timings.get("predicted_n"))
-        if completion is None and finish_reason:
-            # Cut short: llama-server sends one piece for each token.
-            completion = len(self.pieces)
-        read_s = self.last - self.first if self.first and self.last else None
-        # From the first token to the last; llama.cpp's own rate counts one too many.
-        generated_ms = self.timings.get("predicted_ms")
-        details = self.usage.get("prompt_tokens_details") or {}
-        return Answer(
-            text="".join(self.pieces),
-            server=self.server,
-            finish_reason=finish_reason or self.finish_reason,
-            ttft_s=None if self.first is None else self.first - self.sent,
-            total_s=(self.last or time.perf_counter()) - self.sent,
-            prompt_tokens=self.usage.get("prompt_tokens"),
-            completion_tokens=completion,
-            tokens_per_s=_rate(completion, generated_ms / 1000 if generated_ms else None),
-            client_tokens_per_s=_rate(completion, read_s),
-            prompt_tokens_per_s=self.timings.get("prompt_per_second"),
-            cached_tokens=self.timings.get("cache_n", details.get("cached_tokens")),
-            neutralised=self.neutralised,
-        )
-
-
-def _ceil(seconds: float) -> float:
-    """Rounded up to a tenth: "within 0.0 s" would claim too much."""
-    return math.ceil(seconds * 10) / 10
-
-
-def _rate(tokens: int | None, seconds: float | None) -> float | None:
-    """Tokens after the first per second; None where there is nothing to divide."""
-    return (tokens - 1) / seconds if tokens and tokens > 1 and seconds else None
 
 
 class Client:
@@ -174,7 +71,7 @@ class Client:
                 with connection.getresponse() as response:
                     body = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise self._gone(error) from error
+            raise gone(self._name, error) from error
         if response.status != http.HTTPStatus.OK:
             raise self._refused(response.status, body)
         try:
@@ -213,7 +110,7 @@ class Client:
         if request.seed is not None:
             body["seed"] = request.seed
         payload = json.dumps(body).encode()
-        progress = _Progress(self._name, time.perf_counter(), tuple(dict.fromkeys(found + found_too)))
+        progress = Progress(self._name, time.perf_counter(), tuple(dict.fromkeys(found + found_too)))
         try:
             with self._connection(request.timeout_s) as connection:
                 progress.sent = time.perf_counter()
@@ -247,14 +144,14 @@ class Client:
             busy.answer = progress.answer("timeout")
             raise busy from error
         except (OSError, http.client.HTTPException) as error:
-            raise self._gone(error, progress.answer("died")) from error
+            raise gone(self._name, error, progress.answer("died")) from error
         if not progress.finish_reason:
             answer = progress.answer("died")
-            raise self._gone(None, answer) if answer.text else self._empty()
+            raise gone(self._name, None, answer) if answer.text else self._empty()
         return progress.answer()
 
     def _read(
-        self, response: http.client.HTTPResponse, progress: _Progress, on_text: Callable[[str], None]
+        self, response: http.client.HTTPResponse, progress: Progress, on_text: Callable[[str], None]
     ) -> None:
         for read_at, event in events(response):
             if error := event.get("error"):
@@ -307,47 +204,8 @@ class Client:
             headers["Authorization"] = f"Bearer {key}"
         return headers
 
-    def _connection(self, timeout_s: float) -> _Connection:
-        return _Connection(self._open(timeout_s), timeout_s)
-
-    def _open(self, timeout_s: float) -> socket.socket:
-        path = self._endpoint.socket
-        try:
-            if path is None:
-                opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            # A symlink here would lead the prompt to somebody else's socket.
-            elif stat.S_ISSOCK(path.lstat().st_mode):
-                opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            else:
-                raise EndpointError(
-                    f"{path} is not a socket: something has replaced it",
-                    hint=f"do not use this server; stop it: llmlab stop {self._name}",
-                )
-        except OSError as error:
-            raise self._gone(error) from error
-        try:
-            opened.settimeout(_CONNECT_S)
-            opened.connect(str(path) if path else ("127.0.0.1", self._endpoint.port))
-            opened.settimeout(timeout_s)
-            if self._verify:
-                self._verify(opened)
-        except OSError as error:
-            opened.close()
-            raise self._gone(error) from error
-        except BaseException:
-            opened.close()
-            raise
-        return opened
-
-    def _gone(self, error: Exception | None, answer: Answer | None = None) -> ServerStoppedError:
-        reason = f": {error}" if error and str(error) else ""
-        what = "ended in mid-answer" if answer and answer.text else "does not answer"
-        gone = ServerStoppedError(
-            f"server {self._name!r} {what}{reason}",
-            hint=f"see what happened: llmlab logs {self._name}",
-        )
-        gone.answer = answer
-        return gone
+    def _connection(self, timeout_s: float) -> Connection:
+        return Connection(open_socket(self._name, self._endpoint, self._verify, timeout_s), timeout_s)
 
     def _refused(self, status: int, body: bytes) -> RequestError:
         message = body.decode("utf-8", errors="replace")[:_SHOWN_CHARACTERS]
@@ -381,79 +239,6 @@ class _Unshown(Exception):  # noqa: N818 - carries an error, is none
         self.reason = reason
 
 
-class _Connection(http.client.HTTPConnection):
-    """An HTTP connection over a socket that is open already."""
-
-    def __init__(self, opened: socket.socket, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self.sock = opened
-
-    def connect(self) -> None:
-        """Never called: a closed connection is not opened again."""
-        raise http.client.NotConnected
-
-    def __enter__(self) -> _Connection:  # noqa: PYI034 - typing.Self needs Python 3.11
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def events(response: http.client.HTTPResponse) -> Iterator[tuple[float, dict[str, Any]]]:
-    """The JSON objects of a server-sent event stream, up to its `[DONE]`.
-
-    Each with the moment at which it was read. Events that were read at once have
-    the same moment: on a busy machine a whole answer may, and the time that it
-    takes to look at them is no measure of the engine.
-
-    Raises:
-        RequestError: If an event is not a JSON object.
-    """
-    buffer = b""
-    while data := response.read1(_READ_BYTES):
-        read_at = time.perf_counter()
-        buffer += data
-        *lines, buffer = buffer.split(b"\n")
-        if len(buffer) > _EVENT_BYTES:
-            raise RequestError(f"the server sent a line of more than {_EVENT_BYTES} bytes")
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            text = line[5:].strip()
-            if text == b"[DONE]":
-                return
-            try:
-                event = json.loads(text)
-            except (ValueError, RecursionError):
-                event = None
-            if not isinstance(event, dict):
-                raise RequestError(f"the server sent something that is not an event: {text[:80]!r}")
-            yield read_at, event
-
-
-def neutralise(text: str, control_tokens: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
-    """Make control tokens in a user's text harmless.
-
-    Servers parse a typed `<|im_end|>` as the end of the message, so that a
-    prompt could speak as the system or the assistant.
-
-    Args:
-        text: The user's text.
-        control_tokens: Tokens of the vocabulary that do not look like `<|…|>`.
-
-    Returns:
-        The text with an invisible character inside each of them, and those found.
-    """
-    found: list[str] = []
-
-    def broken(match: re.Match[str]) -> str:
-        found.append(match[0])
-        return match[0][0] + _BREAK + match[0][1:]
-
-    text = _CONTROL.sub(broken, text)
-    # One character cannot be broken, and is no text that stands for something else.
-    if words := [re.escape(token) for token in control_tokens if len(token) > 1]:
-        known, changed = re.compile("|".join(words)), 1
-        while changed:  # again, since they may overlap
-            text, changed = known.subn(broken, text)
-    return text, tuple(found)
+def _ceil(seconds: float) -> float:
+    """Rounded up to a tenth: "within 0.0 s" would claim too much."""
+    return math.ceil(seconds * 10) / 10

@@ -1,0 +1,89 @@
+"""The connection to a server: the socket is ours to check, to time on and to close."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import stat
+from collections.abc import Callable
+
+from llmlab.errors import EndpointError, ServerStoppedError
+from llmlab.results import Answer
+from llmlab.specs import Endpoint
+
+Verify = Callable[[socket.socket], None]
+"""Checks a connected socket's peer; raises `EndpointError` if it is not ours."""
+
+_CONNECT_S = 5.0
+
+
+class Connection(http.client.HTTPConnection):
+    """An HTTP connection over a socket that is open already."""
+
+    def __init__(self, opened: socket.socket, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self.sock = opened
+
+    def connect(self) -> None:
+        """Never called: a closed connection is not opened again."""
+        raise http.client.NotConnected
+
+    def __enter__(self) -> Connection:  # noqa: PYI034 - typing.Self needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_socket(name: str, endpoint: Endpoint, verify: Verify | None, timeout_s: float) -> socket.socket:
+    """A connected socket whose peer has been checked.
+
+    Args:
+        name: The server's name, for messages.
+        endpoint: Where it listens.
+        verify: Checks the peer.
+        timeout_s: Longest wait for each read and write, seconds.
+
+    Raises:
+        EndpointError: If what stands there is not the server's socket, or not the server.
+        ServerStoppedError: If nothing listens there.
+    """
+    path = endpoint.socket
+    try:
+        if path is None:
+            opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # A symlink here would lead the prompt to somebody else's socket.
+        elif stat.S_ISSOCK(path.lstat().st_mode):
+            opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        else:
+            raise EndpointError(
+                f"{path} is not a socket: something has replaced it",
+                hint=f"do not use this server; stop it: llmlab stop {name}",
+            )
+    except OSError as error:
+        raise gone(name, error) from error
+    try:
+        opened.settimeout(_CONNECT_S)
+        opened.connect(str(path) if path else ("127.0.0.1", endpoint.port))
+        opened.settimeout(timeout_s)
+        if verify:
+            verify(opened)
+    except OSError as error:
+        opened.close()
+        raise gone(name, error) from error
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def gone(name: str, error: Exception | None, answer: Answer | None = None) -> ServerStoppedError:
+    """The error for a server that is not there, or not any more; it keeps what had come."""
+    reason = f": {error}" if error and str(error) else ""
+    what = "ended in mid-answer" if answer and answer.text else "does not answer"
+    stopped = ServerStoppedError(
+        f"server {name!r} {what}{reason}",
+        hint=f"see what happened: llmlab logs {name}",
+    )
+    stopped.answer = answer
+    return stopped
