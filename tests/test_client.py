@@ -570,7 +570,7 @@ def test_interrupt_closes_the_connection(server, client):
 
 
 def test_interrupt_of_a_server_that_goes_on(server, client, monkeypatch):
-    monkeypatch.setattr("llmlab.client._IDLE_CHECK_S", 0.2)
+    monkeypatch.setattr("llmlab.client.client._IDLE_CHECK_S", 0.2)
     assert "still busy" in interrupted(server, client, BUSY).note
 
 
