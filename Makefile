@@ -40,7 +40,8 @@ engine: $(STAMPS)/package ## Compile and verify llama.cpp, or verify the one tha
 	@$(FIND_BUILD) 2>/dev/null || $(BIN)/llmlab build
 
 lab: setup ## Open JupyterLab on the first notebook
-	$(BIN)/jupyter lab $(AS_ROOT) $(NOTEBOOK)
+	$(BIN)/jupyter lab $(AS_ROOT) --ServerApp.root_dir=$(dir $(NOTEBOOK)) \
+	  --LabApp.default_url=/lab/tree/$(notdir $(NOTEBOOK))
 
 demo: setup engine ## Run the first notebook without a browser; leaves build/01-first-model.html
 	@mkdir -p build

@@ -1,7 +1,7 @@
 """The one door to the `docker` package: its calls, with errors of our own.
 
-Works with Docker Engine and with Podman's Docker API, found as the `docker`
-command finds them: `DOCKER_HOST`, else the current context.
+Docker Engine, or what speaks its API, found as the `docker` command finds it:
+`DOCKER_HOST`, else the current context. Podman's Docker API has not been tried.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What is asked of the container engine, as frozen data and as its API's JSON.
 
-Field names of the JSON are those of Docker Engine's API ("Create a container"),
-which Podman's Docker API takes as well.
+Field names of the JSON are those of Docker Engine's API ("Create a container").
 """
 
 from __future__ import annotations
