@@ -16,11 +16,9 @@ class Arg:
         choices_as_flags: Each of its choices is a flag: `--native`, `--container`.
         positional: It is typed without an option's name although it is
             keyword-only in Python; optional positionals stand before required ones.
-        hidden: It cannot be typed at all.
     """
 
     metavar: str = ""
     completes: Literal["server", "model", "path", ""] = ""
     choices_as_flags: bool = False
     positional: bool = False
-    hidden: bool = False

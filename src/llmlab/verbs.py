@@ -321,12 +321,13 @@ def _parameters(function: Callable[..., Any]) -> typing.Iterator[Parameter]:
     hints = typing.get_type_hints(function, include_extras=True)
     helps = _argument_docs(function)
     for name, parameter in inspect.signature(function).parameters.items():
+        # Python 3.10 wraps the hint of a parameter with the default None once more.
         annotation, arg = hints[name], Arg()
+        if typing.get_origin(inner := _without_none(annotation)) is typing.Annotated:
+            annotation = inner
         if typing.get_origin(annotation) is typing.Annotated:
             annotation, *metadata = typing.get_args(annotation)
             arg = next((item for item in metadata if isinstance(item, Arg)), arg)
-        if arg.hidden:
-            continue
         plain = _without_none(annotation)
         choices = (
             tuple(str(value) for value in typing.get_args(plain))

@@ -35,7 +35,10 @@ def register(shell: Any, reporter: ScreenReporter) -> None:
 def _echoes(shell: Any) -> bool:
     """Whether the display hook is at work: a terminal's says so, a kernel's has a message open."""
     hook = shell.displayhook
-    return bool(getattr(hook, "is_active", False) or getattr(hook, "msg", None))
+    if getattr(hook, "is_active", False) or getattr(hook, "msg", None):
+        return True
+    # IPython 8's terminal does not say; a value shown by hand in the same input is rare.
+    return not hasattr(hook, "is_active") and not hasattr(hook, "session")
 
 
 def unregister(shell: Any) -> None:
