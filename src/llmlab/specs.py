@@ -127,6 +127,7 @@ class Record:
         container_id: The container's id, or None.
         build: Identity of the engine's files: name → sha256.
         image: Image id and tag of a container, or None.
+        user: The `uid:gid` that was asked for in a container, or None.
         argv: The engine's command line.
         limits: The container's share of the machine, or None (native).
         notes: What the user should know about how it was started.
@@ -142,6 +143,7 @@ class Record:
     container_id: str | None = None
     build: dict[str, str] = field(default_factory=dict)
     image: str | None = None
+    user: str | None = None
     argv: tuple[str, ...] = ()
     limits: Limits | None = None
     notes: tuple[str, ...] = ()

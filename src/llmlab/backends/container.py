@@ -97,6 +97,7 @@ def start(starting: Starting) -> Record:
         owner=starting.owner,
         build=files,
         image=f"{image_name}@{image_id}",
+        user=user,
         argv=tuple(argv),
         limits=starting.limits,
         notes=notes,
@@ -192,9 +193,10 @@ def controls(record: Record) -> tuple[Sequence[Control], dict[str, str]]:
     entry = api.container(record.container_id or "")
     if entry is None:
         return (), {}
-    user = str((entry.get("Config") or {}).get("User"))
     pid = _server_pid(entry)
-    rows = receipt(SEALED, record.limits or Limits(memory_mib=0, cpus=0), user, entry, process_facts(pid))
+    rows = receipt(
+        SEALED, record.limits or Limits(memory_mib=0, cpus=0), record.user or "", entry, process_facts(pid)
+    )
     mounts = "; ".join(
         f"{mount['Destination']} {'writable' if mount.get('RW') else 'read-only'}"
         for mount in entry.get("Mounts") or ()

@@ -79,7 +79,7 @@ def receipt(
     filtered = _filter(security)
     added = host.get("CapAdd") or []
     memory = limits.memory_mib * 1024 * 1024
-    uid = int(user.split(":", maxsplit=1)[0])
+    uid = user.split(":", maxsplit=1)[0]
     return (
         _control(
             "network",
@@ -139,7 +139,7 @@ def receipt(
             None if facts.uids is None else f"uid {facts.uids[1]} on the host",
             (recorded.get("Config") or {}).get("User") == user,
             # With a user namespace the host's uid is another one: not comparable.
-            None if facts.uids is None or uid == 0 else facts.uids[1] == uid,
+            None if facts.uids is None or uid == "0" else str(facts.uids[1]) == uid,
         ),
         _control(
             "memory",
