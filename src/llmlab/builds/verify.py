@@ -11,7 +11,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import BuildError
+from llmlab.client.connection import Connection, open_socket
+from llmlab.errors import BuildError, ServerStoppedError
+from llmlab.specs import Endpoint
 
 TOKENS = 16
 _TIMEOUT_S = 90.0
@@ -63,7 +64,7 @@ def verify(server: Path, model: Path, *, timeout_s: float = _TIMEOUT_S) -> Proof
             _wait_ready(process, address, deadline)
             answer = _complete(address, max(1.0, deadline - time.monotonic()))
             text = _check(answer)
-        except (_WrongError, OSError, http.client.HTTPException, ValueError) as error:
+        except (_WrongError, ServerStoppedError, OSError, http.client.HTTPException, ValueError) as error:
             raise _explained(server, process, error, log, timeout_s) from error
     return Proof(version=version, tokens=TOKENS, text=text, seconds=time.monotonic() - started)
 
@@ -142,7 +143,7 @@ def _wait_ready(process: subprocess.Popen[bytes], address: str, deadline: float)
             raise _WrongError("ended before it answered")
         try:
             status, _ = _request(address, "GET", "/health", None, max(0.1, deadline - time.monotonic()))
-        except (FileNotFoundError, ConnectionError):
+        except (ServerStoppedError, ConnectionError):
             status = 0
         if status == http.client.OK:
             return
@@ -182,25 +183,11 @@ def _check(answer: Any) -> str:
 
 
 def _request(address: str, method: str, path: str, body: str | None, timeout_s: float) -> tuple[int, bytes]:
-    connection = _UnixConnection(address, timeout_s)
-    try:
+    opened = open_socket("on trial", Endpoint(socket=Path(address)), None, timeout_s)
+    with Connection(opened, timeout_s) as connection:
         connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, address: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._address = address
-
-    def connect(self) -> None:
-        """Connect to the unix socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._address)
+        with connection.getresponse() as response:
+            return response.status, response.read()
 
 
 def _explained(
