@@ -38,11 +38,11 @@ class Recipe:
 
     phases: tuple[Phase, ...] = (
         # Most of the time goes into telling questions apart, so most answers are cut.
-        Phase(3600, 3e-3, 0.6, RATES.in_full, RATES.canonical, 0.3),
+        Phase(4000, 3e-3, 0.6, RATES.in_full, RATES.canonical, 0.3),
         # The last steps write whole answers, to get every word of them right.
         Phase(300, 4e-4, 0.2, 0.6, 0.4, 0.0),
         Phase(200, 4e-4, 0.2, 0.6, 0.6, 0.0),
-        Phase(200, 4e-4, 0.2, 1.0, 0.5, 0.0),
+        Phase(300, 4e-4, 0.2, 1.0, 0.5, 0.0),
     )
     batch_tokens: int = 1024
     decay: float = 0.1
