@@ -25,7 +25,7 @@ def machine() -> dict[str, Any]:
         "cpu": model[1] if model else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "packages": {name: version for name in packages if (version := _version(name))},
         "load_1min_before": round(os.getloadavg()[0], 2),
