@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -125,3 +127,25 @@ def test_a_kernels_servers_belong_to_the_notebook_server(monkeypatch):
 def test_without_a_notebook_server_they_belong_to_the_process(monkeypatch, value):
     monkeypatch.setenv("JPY_PARENT_PID", value)
     assert runtime.default_owner() == runtime.process(os.getpid())
+
+
+def test_ctrl_c_waits_for_what_must_not_be_left_half_done():
+    steps: list[str] = []
+
+    def make() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        steps.append("made")
+        return "it"
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.uninterrupted(make, undo=lambda made: steps.append(f"took {made} back"))
+    assert steps == ["made", "took it back"]
+
+
+def test_what_fails_is_not_taken_back():
+    def fail() -> None:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        runtime.uninterrupted(fail, undo=lambda _: pytest.fail("nothing was made"))

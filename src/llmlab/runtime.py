@@ -17,17 +17,22 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
 from llmlab.errors import LabError, NameTakenError, ServerBusyError
 from llmlab.specs import Process, Record, record_from_dict, to_dict
+
+T = TypeVar("T")
 
 RECORD = "record.json"
 _LOCK = "lock"
@@ -226,6 +231,34 @@ def abandoned() -> list[str]:
             finally:
                 os.close(handle)
     return names
+
+
+def uninterrupted(function: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Run a function to its end even if Ctrl-C comes meanwhile, which then takes it back.
+
+    For what must not be left half done, since nobody would know what to clean
+    up: a request to create a container is under way, a process is just being
+    made. Only the main thread ever gets Ctrl-C.
+
+    Args:
+        function: What to do.
+        undo: Takes back what it did, given its result.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C came; what was done is taken back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    came: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        made = function()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if previous is None else previous)
+    if came:
+        undo(made)
+        raise KeyboardInterrupt
+    return made
 
 
 def process(pid: int) -> Process | None:

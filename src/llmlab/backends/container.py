@@ -119,7 +119,9 @@ def start(starting: Starting) -> Record:
             _LABEL_RECORD: json.dumps(to_dict(record)),
         },
     )
-    container_id = api.create(_container_name(claim.name), request)
+    container_id = runtime.uninterrupted(
+        lambda: api.create(_container_name(claim.name), request), undo=lambda made: api.stop(made, 0)
+    )
     try:
         api.start(container_id)
     except BaseException:

@@ -80,24 +80,9 @@ def start(starting: Starting) -> Record:
     environment = {"PATH": os.environ.get("PATH", os.defpath), **engine.environment(spec, paths)}
     report.stage("model", spec.model.name)
     launched = time.time()
-    # The server must not get the user's terminal, nor Ctrl-C meant for the notebook.
-    with subprocess.Popen(
-        ["/bin/sh", "-c", _SHELL, "llmlab", str(claim.path), *argv],
-        env=environment,
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    ) as shell:
-        try:
-            shell.wait()
-            process = _await_pid(claim.path)
-        except BaseException:
-            # The server's pid may not be written yet, but its group is the shell's.
-            with suppress(ProcessLookupError):
-                os.killpg(shell.pid, signal.SIGKILL)
-            raise
+    process = runtime.uninterrupted(
+        lambda: _spawn(claim.path, argv, environment), undo=lambda made: _end(made, claim.path, 0)
+    )
     return Record(
         name=claim.name,
         backend=NAME,
@@ -186,6 +171,21 @@ def _build(engine: str) -> EngineBuild | None:
         if engine == "llama-server":
             raise
         return None
+
+
+def _spawn(folder: Path, argv: list[str], environment: dict[str, str]) -> Process:
+    # The server must not get the user's terminal, nor Ctrl-C meant for the notebook.
+    with subprocess.Popen(
+        ["/bin/sh", "-c", _SHELL, "llmlab", str(folder), *argv],
+        env=environment,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+    ) as shell:
+        shell.wait()
+    return _await_pid(folder)
 
 
 def _await_pid(folder: Path) -> Process:
