@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,10 +220,8 @@ def _ending(code: int) -> str:
     if number == signal.SIGILL:
         return "died of SIGILL: it uses an instruction that this CPU does not have, or was compiled wrongly"
     if 0 < number < signal.NSIG:
-        try:
+        with suppress(ValueError):
             return f"died of {signal.Signals(number).name}"
-        except ValueError:
-            pass
     return f"ended with exit code {code}"
 
 
