@@ -36,8 +36,8 @@ from llmlab.errors import (
     UsageError,
 )
 from llmlab.lab import registry
-from llmlab.models import resolve
 from llmlab.reporting import Reporter, reporting_to
+from llmlab.weights import resolve
 from tests.conftest import eventually, inventory, kill, run_cli
 
 # With temperature 0 the model would end this by itself after a while; the

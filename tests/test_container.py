@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import llmlab
-from llmlab import errors, models
+from llmlab import errors, weights
 from llmlab.backends import docker_api
 from llmlab.builds import find_build
 from llmlab.errors import ImageError, MemoryFitError, NameTakenError, ServerStoppedError, UsageError
@@ -217,7 +217,7 @@ class TestContainer(ServerBehaviour):
         if os.getuid() != 0:
             pytest.skip("needs to be root")
         path = tmp_path / "private.gguf"
-        path.write_bytes(models.resolve("tiny").path.read_bytes())
+        path.write_bytes(weights.resolve("tiny").path.read_bytes())
         path.chmod(0o600)
         server = llmlab.start(str(path), **place)
         assert "only root may read" in " ".join(server.record.notes)

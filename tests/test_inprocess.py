@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import llmlab
-from llmlab import models
+from llmlab import weights
 from llmlab.builds import find_build
 from llmlab.engines.inprocess import InProcess
 from llmlab.errors import ContextError
@@ -19,7 +19,7 @@ QUESTIONS = ["What is a container?", "What is a GPU?", "Who wrote Faust?", 'naï
 
 @pytest.fixture(scope="module")
 def engine(require_llama_cpp, require_engine) -> Iterator[InProcess]:
-    spec = examples.spec(model=models.resolve("tiny"), context=1024, slots=1)
+    spec = examples.spec(model=weights.resolve("tiny"), context=1024, slots=1)
     made = InProcess(spec, library_dir=find_build().library_dir)
     yield made
     made.close()

@@ -28,7 +28,7 @@ from llmlab.errors import EngineError
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "src/llmlab/models/builtin/tiny.gguf"
+MODEL = ROOT / "src/llmlab/weights/builtin/tiny.gguf"
 CARD = MODEL.with_suffix(".json")
 DATA = Path(__file__).parent / "data"
 SYSTEM = "You are a helpful assistant."

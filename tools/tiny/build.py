@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from train import Recipe, train
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "src/llmlab/models/builtin/tiny.gguf"
+MODEL = ROOT / "src/llmlab/weights/builtin/tiny.gguf"
 REFERENCES = ROOT / "tests/data"
 SUGGESTED = (
     "What is a container?",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from llmlab import backends, engines, models, runtime
+from llmlab import backends, engines, runtime, weights
 from llmlab.backends import Backend, Starting
 from llmlab.builds import find_build
 from llmlab.client import ChatRequest, Client
@@ -69,7 +69,7 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
         LabError: As `llmlab.start`. Nothing of the server is left then.
     """
     engine, choice = _engine(wish)
-    model = models.resolve(wish.model)
+    model = weights.resolve(wish.model)
     place, notes = _place(wish, engine)
     notes = [*choice, *notes]
     spec = _spec(wish, model, engine.NAME)
@@ -186,7 +186,7 @@ def _limits(wish: Wish, spec: ServeSpec) -> Limits:
             hint="--memory, --cpus and --image go with --container",
         )
     machine = psutil.virtual_memory().total // _MIB
-    default = models.default_limit_mib(spec.model, context=spec.context, slots=spec.slots)
+    default = weights.default_limit_mib(spec.model, context=spec.context, slots=spec.slots)
     memory = min(default, machine) if wish.memory is None else parse_size_mib(wish.memory)
     cpus = wish.cpus if wish.cpus is not None else float(min(spec.threads + 1, _cpus()))
     if not 0 < cpus <= _cpus():
@@ -195,7 +195,7 @@ def _limits(wish: Wish, spec: ServeSpec) -> Limits:
 
 
 def _check_fit(spec: ServeSpec, limits: Limits, place: BackendName, *, asked: bool) -> None:
-    needed = models.required_mib(spec.model, context=spec.context, slots=spec.slots)
+    needed = weights.required_mib(spec.model, context=spec.context, slots=spec.slots)
     memory = psutil.virtual_memory()
     available = memory.available // _MIB
     what, bound = "this machine has free", available
@@ -208,9 +208,9 @@ def _check_fit(spec: ServeSpec, limits: Limits, place: BackendName, *, asked: bo
         )
     if needed <= bound:
         return
-    weights = models.required_mib(spec.model, context=0, slots=0)
-    per_token = (needed - weights) / (spec.context * spec.slots)
-    fits = int((bound - weights) / per_token / spec.slots) if per_token > 0 else 0
+    floor = weights.required_mib(spec.model, context=0, slots=0)
+    per_token = (needed - floor) / (spec.context * spec.slots)
+    fits = int((bound - floor) / per_token / spec.slots) if per_token > 0 else 0
     hint = (
         f"--context {fits} would fit"
         if fits > 0

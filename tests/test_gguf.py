@@ -18,14 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmlab import models
+from llmlab import weights
 from llmlab.errors import LabError, ModelError, ModelFileError, ModelNotFoundError, UnknownNameError
-from llmlab.models import default_limit_mib, fit, references, required_mib
-from llmlab.models.gguf import read_header
+from llmlab.weights import default_limit_mib, fit, references, required_mib
+from llmlab.weights.gguf import read_header
 from tests import examples
 
 MIB = 1024 * 1024
-TINY = Path(str(resources.files("llmlab.models").joinpath("builtin", "tiny.gguf")))
+TINY = Path(str(resources.files("llmlab.weights").joinpath("builtin", "tiny.gguf")))
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 U32, F32, BOOL, STRING, ARRAY, U64 = 4, 6, 7, 8, 9, 10
 
@@ -249,7 +249,7 @@ def test_claims_are_not_allocated(write, tmp_path):
     paths = [str(write(data, f"{number}.gguf")) for number, data in enumerate(lies)]
     code = (
         "import resource, sys\nfrom pathlib import Path\n"
-        "from llmlab.errors import ModelFileError\nfrom llmlab.models.gguf import read_header\n"
+        "from llmlab.errors import ModelFileError\nfrom llmlab.weights.gguf import read_header\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "for path in sys.argv[1:]:\n"
         "    try: read_header(Path(path))\n"
@@ -280,7 +280,7 @@ def test_file_that_may_not_be_read(isolated_runtime):
     # Another user may not be able to read this Python, let alone this package:
     # the identity is changed after everything has been imported.
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom llmlab.models.gguf import read_header\n"
+        "import os, sys\nfrom pathlib import Path\nfrom llmlab.weights.gguf import read_header\n"
         "from llmlab.errors import ModelNotFoundError\n"
         "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "try: read_header(Path(sys.argv[1]))\n"
@@ -322,17 +322,17 @@ def test_any_bytes_are_refused(tmp_path_factory, data):
 
 
 def test_tiny():
-    model = models.resolve("tiny")
+    model = weights.resolve("tiny")
     assert (model.name, model.reference, model.architecture) == ("tiny", "tiny", "llama")
     assert model.path == TINY
     assert model.sha256 == hashlib.sha256(TINY.read_bytes()).hexdigest()
     assert model.sha256 == json.loads(TINY.with_suffix(".json").read_text())["sha256"]
-    assert models.known_models() == ("tiny",)
+    assert weights.known_models() == ("tiny",)
 
 
 def test_path(write, own_cache, monkeypatch):
     path = write(SMALL, "My Model (v2).GGUF.gguf")
-    model = models.resolve(str(path))
+    model = weights.resolve(str(path))
     assert model.name == "my-model-v2-.gguf"
     assert model.path == path
     assert model.file_bytes == len(SMALL)
@@ -341,10 +341,10 @@ def test_path(write, own_cache, monkeypatch):
     # Those that look like <|…|> are found in prompts without being named.
     assert model.control_tokens == ("<s>",)
     monkeypatch.chdir(path.parent)
-    assert models.resolve(f"./{path.name}").path == path
-    assert models.resolve(path.name).path == path
+    assert weights.resolve(f"./{path.name}").path == path
+    assert weights.resolve(path.name).path == path
     monkeypatch.setenv("HOME", str(path.parent))
-    assert models.resolve(f"~/{path.name}").path == path
+    assert weights.resolve(f"~/{path.name}").path == path
 
 
 @pytest.mark.parametrize(
@@ -352,13 +352,13 @@ def test_path(write, own_cache, monkeypatch):
     [("a.gguf", "a"), ("Ä Ö.gguf", "model"), ("...gguf", "model"), ("x" * 100 + ".gguf", "x" * 40), ("a\n;b.gguf", "a-b")],
 )  # fmt: skip
 def test_name_of_a_file(write, own_cache, name, expected):
-    assert models.resolve(str(write(SMALL, name))).name == expected
+    assert weights.resolve(str(write(SMALL, name))).name == expected
 
 
 def test_a_file_without_an_ending_is_found(write, own_cache, monkeypatch):
     path = write(SMALL, "weights")
     monkeypatch.chdir(path.parent)
-    assert models.resolve("weights").name == "weights"
+    assert weights.resolve("weights").name == "weights"
 
 
 @pytest.mark.parametrize(
@@ -372,14 +372,14 @@ def test_a_file_without_an_ending_is_found(write, own_cache, monkeypatch):
 def test_unknown_model(reference, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnknownNameError) as caught:
-        models.resolve(reference)
+        weights.resolve(reference)
     assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("reference", ["hf:owner/repo", "hf:owner/repo:Q4_0", "synthetic:llama-3.2-1b:Q4_0"])
 def test_references_that_are_not_supported_yet(reference):
     with pytest.raises(LabError) as caught:
-        models.resolve(reference)
+        weights.resolve(reference)
     assert "not supported yet" in caught.value.hint
 
 
@@ -388,18 +388,18 @@ def test_references_that_are_not_supported_yet(reference):
 )  # fmt: skip
 def test_references_that_cannot_be_a_model(reference):
     with pytest.raises((ModelError, UnknownNameError)) as caught:
-        models.resolve(reference)
+        weights.resolve(reference)
     assert len(str(caught.value)) < 6000
 
 
 def test_kv_heads_may_differ_by_layer(write, own_cache):
     pairs = [p for p in PAIRS if b"head_count_kv" not in p]
     pairs.append(array("llama.attention.head_count_kv", U32, [2, 8, 4]))
-    assert models.resolve(str(write(gguf(pairs)))).n_kv_heads == 8
+    assert weights.resolve(str(write(gguf(pairs)))).n_kv_heads == 8
 
 
 def test_what_a_file_does_not_say(write, own_cache):
-    model = models.resolve(str(write(gguf([]))))
+    model = weights.resolve(str(write(gguf([]))))
     assert (model.architecture, model.n_layers, model.head_dim, model.context_train) == ("unknown", 0, 0, 0)
     assert required_mib(model, context=4096, slots=4) > 0
 
@@ -416,14 +416,14 @@ def test_what_a_file_does_not_say(write, own_cache):
 )
 def test_figures_that_are_none(write, own_cache, bad):
     with pytest.raises(ModelFileError, match="block_count"):
-        models.resolve(str(write(gguf([PAIRS[0], bad]))))
+        weights.resolve(str(write(gguf([PAIRS[0], bad]))))
 
 
 @pytest.mark.parametrize(
     "bad", [pair("tokenizer.ggml.tokens", U32, 5), pair("tokenizer.ggml.tokens", STRING, "abc")]
 )
 def test_tokens_that_are_no_list(write, own_cache, bad):
-    assert models.resolve(str(write(gguf([PAIRS[0], bad])))).n_vocab == 0
+    assert weights.resolve(str(write(gguf([PAIRS[0], bad])))).n_vocab == 0
 
 
 # sha256
@@ -431,42 +431,42 @@ def test_tokens_that_are_no_list(write, own_cache, bad):
 
 def test_hash_is_remembered_until_the_file_changes(write, own_cache):
     path = write(SMALL)
-    first = models.resolve(str(path)).sha256
+    first = weights.resolve(str(path)).sha256
     assert first == hashlib.sha256(SMALL).hexdigest()
     cache = own_cache / "sha256.json"
     (key,) = json.loads(cache.read_text())
     # A remembered hash is used …
     cache.write_text(json.dumps({key: "remembered"}))
-    assert models.resolve(str(path)).sha256 == "remembered"
+    assert weights.resolve(str(path)).sha256 == "remembered"
     # … and not when a byte has changed, at the same size.
     changed = SMALL[:-1] + b"\2"
     path.write_bytes(changed)
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
-    assert models.resolve(str(path)).sha256 == hashlib.sha256(changed).hexdigest()
+    assert weights.resolve(str(path)).sha256 == hashlib.sha256(changed).hexdigest()
 
 
 def test_replaced_file_is_hashed_again(write, own_cache):
     path = write(SMALL)
-    models.resolve(str(path))
+    weights.resolve(str(path))
     times = path.stat()
     other = write(SMALL[:-1] + b"\3", "other")
     os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
     other.replace(path)
-    assert models.resolve(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weights.resolve(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "5", "null", "\xff"])
 def test_damaged_cache_is_made_anew(write, own_cache, content):
     own_cache.mkdir()
     (own_cache / "sha256.json").write_bytes(content.encode("latin-1"))
-    assert models.resolve(str(write(SMALL))).sha256 == hashlib.sha256(SMALL).hexdigest()
+    assert weights.resolve(str(write(SMALL))).sha256 == hashlib.sha256(SMALL).hexdigest()
     assert len(json.loads((own_cache / "sha256.json").read_text())) == 1
 
 
 def test_cache_that_cannot_be_written(write, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LLMLAB_CACHE_DIR", str(tmp_path / "file"))
-    assert models.resolve(str(write(SMALL))).sha256 == hashlib.sha256(SMALL).hexdigest()
+    assert weights.resolve(str(write(SMALL))).sha256 == hashlib.sha256(SMALL).hexdigest()
 
 
 @pytest.fixture
@@ -482,9 +482,9 @@ def resolve_tiny(folder: Path) -> str:
     site = folder.parents[2]
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "from llmlab import models\nfrom llmlab.errors import ModelFileError\n"
+        "from llmlab import weights\nfrom llmlab.errors import ModelFileError\n"
         f"assert models.__file__.startswith({str(site)!r})\n"
-        "try: print(models.resolve('tiny').sha256)\n"
+        "try: print(weights.resolve('tiny').sha256)\n"
         "except ModelFileError as error: print(error.message, '|', error.hint)\n"
     )
     environment = {**os.environ, "LLMLAB_CACHE_DIR": str(site / "cache")}

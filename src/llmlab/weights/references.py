@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import ModelFileError, ModelNotFoundError, UnknownNameError
-from llmlab.models.gguf import CONTROL, Header, read_header
 from llmlab.specs import Model
+from llmlab.weights.gguf import CONTROL, Header, read_header
 
 TINY = "tiny"
 _SCHEME = re.compile(r"[a-z]{2,}:")
@@ -58,7 +58,7 @@ def resolve(reference: str) -> Model:
 
 
 def _tiny() -> Model:
-    folder = Path(str(resources.files("llmlab.models").joinpath("builtin")))
+    folder = Path(str(resources.files("llmlab.weights").joinpath("builtin")))
     path = folder / "tiny.gguf"
     try:
         card = json.loads((folder / "tiny.json").read_text(encoding="utf-8"))
