@@ -474,7 +474,7 @@ def installed_copy(tmp_path) -> Path:
     """A copy of the package whose built-in model may be damaged."""
     package = Path(str(resources.files("llmlab")))
     shutil.copytree(package, tmp_path / "site" / "llmlab", ignore=shutil.ignore_patterns("__pycache__"))
-    folder: Path = tmp_path / "site" / "llmlab" / "models" / "builtin"
+    folder: Path = tmp_path / "site" / "llmlab" / "weights" / "builtin"
     return folder
 
 
@@ -483,7 +483,7 @@ def resolve_tiny(folder: Path) -> str:
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "from llmlab import weights\nfrom llmlab.errors import ModelFileError\n"
-        f"assert models.__file__.startswith({str(site)!r})\n"
+        f"assert weights.__file__.startswith({str(site)!r})\n"
         "try: print(weights.resolve('tiny').sha256)\n"
         "except ModelFileError as error: print(error.message, '|', error.hint)\n"
     )

@@ -6,7 +6,12 @@
     │   └── NameTakenError       another server has that name
     ├── ModelError
     │   ├── ModelNotFoundError   the file is not there
-    │   └── ModelFileError       not a GGUF file, empty, truncated
+    │   ├── ModelFileError       not a GGUF file, empty, truncated
+    │   │   └── ChecksumError    its bytes are not those that were published
+    │   ├── HubError             the model hub does not answer, or not as it should
+    │   │   └── AccessError      it wants a token, or its licence accepted
+    │   ├── DiskSpaceError       there is no room for the file
+    │   └── ModelInUseError      a running server has it open
     ├── EngineError
     │   ├── EngineMissingError   llama.cpp is not on this machine
     │   └── BuildError           compiling or verifying it failed
@@ -106,6 +111,26 @@ class ModelNotFoundError(ModelError):
 
 class ModelFileError(ModelError):
     """The file is not a usable GGUF file."""
+
+
+class ChecksumError(ModelFileError):
+    """The file's sha256 is not the published one."""
+
+
+class HubError(ModelError):
+    """The model hub does not answer, does not have it, or does not answer as it should."""
+
+
+class AccessError(HubError):
+    """The hub wants a token, or the model's licence accepted first."""
+
+
+class DiskSpaceError(ModelError):
+    """The file would not fit on the disk; nothing of it was written."""
+
+
+class ModelInUseError(ModelError):
+    """A running server uses the model."""
 
 
 class EngineError(LabError):

@@ -21,7 +21,7 @@ STAGES: tuple[Stage, ...] = ("engine", "image", "model", "load", "ready")
 class Reporter:
     """The silent reporter, and the interface of all others.
 
-    Methods are called from the thread that runs the verb. For one `start`:
+    Methods are called from the thread that runs the verb (`progress` from any). For one `start`:
     `begin`, then `stage` once or more per stage in the order of `STAGES`
     (stages that a backend does not have are left out), then `end` once, also
     after a failure. For one `ask`: `text` per piece of text as it is read,
@@ -33,6 +33,12 @@ class Reporter:
 
     def stage(self, stage: str, detail: str = "") -> None:
         """It is at `stage`; called again with a new `detail` as that goes on."""
+
+    def progress(self, done: int, total: int | None) -> None:
+        """So many bytes of the present stage are done, of so many (None: not known).
+
+        Called often, and it may go back where something begins anew.
+        """
 
     def end(self, *, failed: bool) -> None:
         """It is over."""

@@ -15,7 +15,7 @@ from llmlab.errors import BuildError, EngineMissingError
 from llmlab.reporting import reporter
 
 VARIABLE = "LLMLAB_LLAMA_SERVER"
-_MODEL = Path(__file__).parent.parent / "models" / "builtin" / "tiny.gguf"
+_MODEL = Path(__file__).parent.parent / "weights" / "builtin" / "tiny.gguf"
 
 
 def find_build() -> EngineBuild:
