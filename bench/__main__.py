@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m bench [imports] [starting] [streaming]`."""
+"""Run the benchmarks: `python -m bench`, or those named, such as `python -m bench imports`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import sys
 import tempfile
 
 import llmlab
-from bench import common, imports, starting, streaming
+from bench import common, fitting, headers, imports, starting, streaming, synthetic
 from llmlab.backends import backend
 
-_ALL = {"imports": imports.run, "streaming": streaming.run, "starting": starting.run}
+_ALL = {
+    "imports": imports.run,
+    "streaming": streaming.run,
+    "starting": starting.run,
+    "headers": headers.run,
+    "synthetic": synthetic.run,
+    "fitting": fitting.run,
+}
 
 
 def main() -> int:
@@ -22,6 +29,7 @@ def main() -> int:
     # Servers of the benchmarks' own; the user's are left alone.
     with tempfile.TemporaryDirectory(prefix="llm-") as folder:
         os.environ["LLMLAB_RUNTIME_DIR"] = folder
+        os.environ["LLMLAB_STATE_DIR"] = folder + ".state"
         try:
             for name in names:
                 print(name, flush=True)

@@ -392,7 +392,9 @@ class ServerBehaviour:
         assert inventory(isolated_runtime) == []
 
     def test_a_context_larger_than_memory_is_refused_with_numbers(self, place, isolated_runtime):
-        with pytest.raises(MemoryFitError, match=r"(?s)needs at least \d+ MiB.*--context \d+ would fit"):
+        with pytest.raises(
+            MemoryFitError, match=r"(?s)needs \d+ MiB \(.*KV cache.*--context 1024 .*would fit"
+        ):
             llmlab.start("tiny", context=1_000_000_000, **place)
         assert inventory(isolated_runtime) == []
 

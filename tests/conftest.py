@@ -11,9 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,8 +24,9 @@ import pytest
 
 import llmlab
 from llmlab.backends import backend
-from llmlab.builds import find_build
-from llmlab.errors import EngineError
+from llmlab.builds import find_build, source
+from llmlab.errors import BuildError, EngineError
+from llmlab.runtime import cache_dir
 
 # Machines are noisy: a slow example is no failure.
 hypothesis.settings.register_profile("llmlab", deadline=None)
@@ -40,11 +43,15 @@ def missing(what: str, reason: str) -> NoReturn:
 
 
 @pytest.fixture(autouse=True)
-def isolated_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def isolated_runtime(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A runtime directory of the test's own; nothing may be left in it."""
     # Short, because a unix socket's path has at most 103 bytes.
     folder = Path(tempfile.mkdtemp(prefix="llm-"))
     monkeypatch.setenv("LLMLAB_RUNTIME_DIR", str(folder))
+    # What tests predict and observe is none of the user's experience.
+    monkeypatch.setenv("LLMLAB_STATE_DIR", str(tmp_path_factory.mktemp("state")))
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     yield folder
     llmlab.stop(all=True, grace_s=1)
@@ -102,10 +109,31 @@ def require_llama_cpp() -> None:
             missing("llama-cpp-python", f"no module {name}")
 
 
+@pytest.fixture(scope="session")
+def vocabularies() -> Path:
+    """A directory of llama.cpp's own vocabularies, GGUF files; fetched once with its source."""
+    folder = cache_dir() / "sources" / f"vocabularies-{source.VERSION}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            archive = source.fetch(folder.parent)
+        except BuildError as error:
+            missing("vocabularies", str(error))
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        partial.mkdir()
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if fnmatch(member.name, "*/models/ggml-vocab-*.gguf") and (stream := tar.extractfile(member)):
+                    (partial / Path(member.name).name).write_bytes(stream.read())
+        partial.rename(folder)
+        archive.unlink()
+    return folder
+
+
 def run_cli(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `llmlab` in a process of its own."""
     command = [sys.executable, "-m", "llmlab", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **options)
     if check and done.returncode:
         raise AssertionError(f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done

@@ -45,10 +45,100 @@ WIDER_THAN_THEIR_CELL = """() => [...document.querySelectorAll('.jp-OutputArea-o
     .filter(output => output.scrollWidth > output.clientWidth + 1)
     .map(output => output.innerText.slice(0, 80))
 """
+# Text on the page that is hard to read: its contrast with what is behind it, by the
+# formula of WCAG 2 (relative luminance), where that is below 4.5 to 1.
+FAINT_TEXTS = """() => {
+    const colour = text => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+    const over = (above, below) => {
+        const alpha = above.length > 3 ? above[3] : 1;
+        return [0, 1, 2].map(i => above[i] * alpha + below[i] * (1 - alpha));
+    };
+    const behind = node => {
+        if (!node) return [255, 255, 255];
+        return over(colour(getComputedStyle(node).backgroundColor), behind(node.parentElement));
+    };
+    const luminance = rgb => {
+        const [r, g, b] = rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const faint = [];
+    for (const output of document.querySelectorAll('.jp-OutputArea-output')) {
+        const walker = document.createTreeWalker(output, NodeFilter.SHOW_TEXT);
+        while (walker.nextNode()) {
+            const node = walker.currentNode.parentElement;
+            if (!walker.currentNode.textContent.trim() || node.closest('[aria-hidden=true]')) continue;
+            const back = behind(node), front = over(colour(getComputedStyle(node).color), back);
+            const [dark, light] = [luminance(back), luminance(front)].sort((a, b) => a - b);
+            const contrast = (light + 0.05) / (dark + 0.05);
+            if (contrast < 4.5) faint.push(`${contrast.toFixed(2)} ${walker.currentNode.textContent}`);
+        }
+    }
+    return faint;
+}"""
+# Lines of text that lie over one another.
+OVERLAPPING = """() => {
+    const found = [];
+    for (const output of document.querySelectorAll('.jp-OutputArea-output')) {
+        const boxes = [];
+        const walker = document.createTreeWalker(output, NodeFilter.SHOW_TEXT);
+        while (walker.nextNode()) {
+            const range = document.createRange();
+            range.selectNodeContents(walker.currentNode);
+            for (const box of range.getClientRects())
+                if (box.width > 1) boxes.push([box, walker.currentNode.textContent]);
+        }
+        for (const [a, textA] of boxes)
+            for (const [b, textB] of boxes)
+                if (a !== b && a.left < b.right - 2 && b.left < a.right - 2
+                    && a.top < b.bottom - 5 && b.top < a.bottom - 5) found.push([textA, textB]);
+    }
+    return found.slice(0, 5);
+}"""
+VIEWS = """
+from IPython.display import display
+from llmlab.notebook import cards
+from llmlab.reporting import STAGES
+from tests import examples
+
+display(examples.model_list())
+---
+display(examples.model_card())
+display(examples.model_card(row=examples.model_list()[2]))
+---
+display(examples.model_card(row=examples.unknown_model_row(), shape={}, tokenizer={}, chat_template=None,
+    tensor_bytes={}, files=(), title=None, architecture=None, path=None))
+display(examples.pulled())
+display(examples.verified())
+---
+import time
+for total in (4_700_000_000, None):
+    card = cards.Progress("start hf:owner/model", "llmlab.start('hf:owner/model')", STAGES)
+    card.stage("pull", "model-Q4_0.gguf")
+    card.transfer(0, total)
+    for done in range(11):
+        time.sleep(0.1)
+        card.transfer(110_000_000 * done, total)
+    display(card.bundle(), raw=True)
+card.stage("engine", "")
+card.end(failed=False)
+display(card.bundle(), raw=True)
+"""
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
+
+
+def notebook(source: str) -> str:
+    """A notebook whose cells are parted by lines of dashes."""
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": cell.strip()}
+        for i, cell in enumerate(source.split("\n---\n"))
+    ]  # fmt: skip
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    return json.dumps(
+        {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    )
 
 
 def free_port() -> int:
@@ -175,3 +265,49 @@ def test_the_first_notebook_in_jupyterlab(theme, tmp_path, artifacts, require_br
         browser.close()
     assert wide == [], "nothing is cut off or has to be scrolled sideways"
     assert problems == []
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_models_and_their_progress_in_jupyterlab(theme, tmp_path, artifacts, require_browser, monkeypatch):
+    (tmp_path / "views.ipynb").write_text(notebook(VIEWS))
+    cells = json.loads(notebook(VIEWS))["cells"]
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    with jupyterlab(tmp_path, theme=theme) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=require_browser, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1180, "height": 1000})
+        page.set_default_timeout(CELL_MS)
+        page.goto(address.format("views.ipynb"))
+        page.wait_for_function("window.jupyterapp !== undefined")
+        page.locator(".jp-Notebook .jp-Cell").nth(len(cells) - 1).wait_for()
+        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=CELL_MS)
+        run_cells(page, cells)
+        page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+        for summary in page.locator("summary").all():
+            summary.click()
+        height = page.evaluate("document.querySelector('.jp-WindowedPanel-inner').scrollHeight") + 160
+        # The outputs are 900 pixels wide then.
+        page.set_viewport_size({"width": 900 + outside(page), "height": min(height, 12_000)})
+        page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+        page.screenshot(path=artifacts / f"models-{theme.lower()}.png")
+        assert outside(page) == page.evaluate("innerWidth") - 900
+        for i, area in enumerate(page.locator(".jp-OutputArea-child").all()):
+            area.screenshot(path=artifacts / f"models-{theme.lower()}-{i}.png")
+        wide = page.evaluate(WIDER_THAN_THEIR_CELL)
+        faint, overlapping = page.evaluate(FAINT_TEXTS), page.evaluate(OVERLAPPING)
+        bars = page.locator(".jp-OutputArea-output [role=progressbar]")
+        assert bars.first.get_attribute("aria-valuenow") == "23"
+        assert "left" in (bars.first.get_attribute("aria-valuetext") or "")
+        assert bars.nth(1).get_attribute("aria-valuenow") is None, "nobody knows how much it will be"
+        assert bars.count() == 2, "what is over has no bar"
+        fits = page.get_by_role("img", name="too big: needs 45.4 GiB of 12.0 GiB available")
+        assert fits.count() == 1, "a bar can be read aloud"
+        browser.close()
+    assert wide == [], "nothing is cut off or has to be scrolled sideways"
+    assert faint == [], "all text can be read"
+    assert overlapping == []
+
+
+def outside(page: Any) -> int:
+    """Pixels of the window beside an output."""
+    width = page.locator(".jp-OutputArea-output").first.evaluate("node => node.clientWidth")
+    return int(page.evaluate("innerWidth") - width)

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llmlab import runtime
 from llmlab.builds import (
     EngineBuild,
     EngineFile,
@@ -698,12 +699,12 @@ def test_other_contents_are_refused_by_pip(cache, tmp_path, monkeypatch):
 
 def test_cache_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("LLMLAB_CACHE_DIR", str(tmp_path / "own"))
-    assert places.cache_dir() == tmp_path / "own"
+    assert runtime.cache_dir() == tmp_path / "own"
     monkeypatch.delenv("LLMLAB_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert places.cache_dir() == tmp_path / "llmlab"
+    assert runtime.cache_dir() == tmp_path / "llmlab"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert places.cache_dir() == Path.home() / ".cache" / "llmlab"
+    assert runtime.cache_dir() == Path.home() / ".cache" / "llmlab"
 
 
 def test_every_failure_is_one_of_ours(cache):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from llmlab.errors import StartError
 from llmlab.lab import registry
 from llmlab.notebook import cards
 from llmlab.results import Answer
+from llmlab.weights import catalog, store
 
 
 @pytest.fixture
@@ -297,6 +299,39 @@ def test_completion_of_a_models_path(shell, tmp_path, monkeypatch):
     assert completions(shell, "%llm start ./models/") == ["./models/small.gguf"]
 
 
+def test_completion_of_models(shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLAB_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "synthetic").mkdir()
+    (tmp_path / "synthetic" / "llama-3.2-1b-Q8_0.gguf").touch()
+    assert "qwen2.5-0.5b" in completions(shell, "%llm pull qw")
+    stored = "synthetic:llama-3.2-1b:Q8_0"
+    assert completions(shell, "%llm start synth") == ["synthetic:", stored], "shapes when they are wanted"
+    # A token of Python's begins after the colon.
+    shapes = completions(shell, "m = %llm start synthetic:llama-3.2")
+    assert any(name.endswith("llama-3.2-1b") for name in shapes)
+    assert any(name.endswith("llama-3.2-1b:Q8_0") for name in shapes), "and what is on this machine"
+
+
+def test_completion_offers_what_one_source_knows_when_the_others_fail(shell, monkeypatch):
+    def broken():
+        raise OSError
+
+    monkeypatch.setattr(store, "stored", broken)
+    monkeypatch.setattr(catalog, "entries", broken)
+    assert completions(shell, "%llm start ti") == ["tiny"]
+
+
+def test_completion_does_not_wait_for_a_disk_that_hangs(shell, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(store, "stored", lambda: release.wait(60))
+    try:
+        assert completions(shell, "%llm start ti") == ["tiny"]
+        assert not release.is_set()
+    finally:
+        release.set()
+
+
 @pytest.mark.parametrize(
     "line", ["%llm", "%llm ", "%llm nothing ", '%llm ask "open ', "%llm stop ", "%llm start --name "]
 )
@@ -321,7 +356,7 @@ def test_what_a_model_writes_is_text():
 
 
 def test_progress_shows_its_stages_and_what_failed():
-    progress = cards.Progress("start tiny", "llmlab.start('tiny')")
+    progress = cards.Progress("start tiny", "llmlab.start('tiny')", reporting.STAGES)
     progress.stage("engine", "")
     progress.stage("load", "2 of 3 <layers>")
     running = progress.bundle()

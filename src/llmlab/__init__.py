@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmlab.builds import build
     from llmlab.errors import AskInterrupted, LabError
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
+    from llmlab.library import models, pull, rm, verify
     from llmlab.results import Answer, Inspection, Logs, ServerList, ServerStatus, Stopped
 
 __version__ = "0.1.0.dev0"
@@ -32,6 +33,10 @@ _EXPORTS = {
     "logs": "lab",
     "ask": "lab",
     "attach": "lab",
+    "models": "library",
+    "pull": "library",
+    "rm": "library",
+    "verify": "library",
     "build": "builds",
     "Server": "lab",
     "Answer": "results",
@@ -60,9 +65,13 @@ __all__ = [
     "build",
     "inspect",
     "logs",
+    "models",
     "ps",
+    "pull",
+    "rm",
     "start",
     "stop",
+    "verify",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,13 +13,14 @@ from typing import Any
 
 from llmlab import render, runtime, verbs
 from llmlab.errors import AskInterrupted, LabError, UsageError
-from llmlab.reporting import Reporter, reporting_to
+from llmlab.reporting import Repainter, Reporter, Transfer, reporting_to
 from llmlab.results import Answer
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _PROG = "llmlab"
 # A line this often shows, in a log, that a long stage goes on.
 _PIPE_S = 15.0
+_LIVE_S, _LOOK_S = 0.1, 1.0
 
 
 class TerminalReporter(Reporter):
@@ -29,34 +31,69 @@ class TerminalReporter(Reporter):
         self._quiet = quiet
         self._live = sys.stderr.isatty()
         self._began = self._written = time.monotonic()
-        self._stage = ""
+        self._stage = self._detail = ""
+        self._lock = threading.Lock()  # of what is written
+        self._thread = threading.current_thread()
+        self._transfer: tuple[Transfer, Repainter] | None = None
 
-    def begin(self, title: str) -> None:  # noqa: ARG002 - the command line has just been typed
+    def begin(self, title: str, stages: Sequence[str] = ()) -> None:  # noqa: ARG002 - it has just been typed
         """Remember when it began."""
         self._began = time.monotonic()
         self._stage = ""
 
     def stage(self, stage: str, detail: str = "") -> None:
         """One line that is written over; in a pipe one for each stage, and of a long one now and then."""
-        now = time.monotonic()
-        line = f"{now - self._began:5.1f} s  {stage}: {render.plain(detail)}"
-        if self._live:
-            sys.stderr.write(f"\r\033[K{line}")
-        elif stage != self._stage or now - self._written > _PIPE_S:
-            sys.stderr.write(f"{line}\n")
-            self._written = now
-        self._stage = stage
-        sys.stderr.flush()
+        changed = stage != self._stage
+        if changed:
+            self._close_transfer()
+        self._stage, self._detail = stage, detail
+        self._paint(at_once=changed)
+
+    def progress(self, done: int, total: int | None) -> None:
+        """The same line, with a bar and the rate."""
+        if not self._stage:
+            return
+        if self._transfer is None:
+            painter = Repainter(self._paint, pause_s=_LIVE_S if self._live else _LOOK_S, owner=self._thread)
+            self._transfer = Transfer(), painter
+        transfer, painter = self._transfer
+        transfer.update(done, total)
+        painter.changed()
 
     def end(self, *, failed: bool) -> None:
         """Close the line, or wipe it when all went well."""
+        self._close_transfer()
         if self._live and self._stage:
             sys.stderr.write("\n" if failed else "\r\033[K")
+            sys.stderr.flush()
+        self._stage = ""
+
+    def _close_transfer(self) -> None:
+        """Show the last figures of a transfer; a log keeps them."""
+        closing, self._transfer = self._transfer, None
+        if closing:
+            closing[1].close()
+            self._paint(render.moved_text(*closing[0].outcome), at_once=True)
+
+    def _paint(self, tail: str = "", *, at_once: bool = False) -> None:
+        if self._transfer:
+            transfer = self._transfer[0]
+            bar = render.text_bar(transfer.done / transfer.total, width=12) if transfer.total else ""
+            tail = f"{bar}{render.transfer_text(*transfer.figures)}"
+        with self._lock:
+            now = time.monotonic()
+            head = f"{now - self._began:5.1f} s  {self._stage}: "
+            if self._live:
+                sys.stderr.write(f"\r\033[K{render.progress_line(head, self._detail, tail, _columns() - 1)}")
+            elif at_once or now - self._written > _PIPE_S:
+                sys.stderr.write(f"{head}{render.plain(self._detail)}{f'  {tail}' if tail else ''}\n")
+                self._written = now
             sys.stderr.flush()
 
     def note(self, message: str) -> None:
         """A line of its own."""
-        sys.stderr.write(("\r\033[K" if self._live else "") + f"note: {render.plain(message)}\n")
+        with self._lock:
+            sys.stderr.write(("\r\033[K" if self._live else "") + f"note: {render.plain(message)}\n")
 
     def text(self, piece: str) -> None:
         """The answer, with control characters made visible."""
@@ -67,9 +104,17 @@ class TerminalReporter(Reporter):
     def answered(self, answer: Answer) -> None:
         """The figures under the answer."""
         if not self._quiet:
-            sys.stdout.write("\n")
+            sys.stdout.write(f"{answer if answer.synthetic else ''}\n")
             sys.stdout.flush()
             sys.stderr.write(f"[{render.plain(answer.summary())}]\n")
+
+
+def _columns() -> int:
+    """Width of the terminal that standard error is."""
+    with suppress(OSError, ValueError):
+        if found := os.get_terminal_size(sys.stderr.fileno()).columns:
+            return found
+    return 80
 
 
 def main(argv: Sequence[str] | None = None) -> int:

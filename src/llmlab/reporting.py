@@ -6,16 +6,24 @@ It reports to the current `Reporter`; the doors put theirs in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from llmlab.results import Answer
 
-Stage = Literal["engine", "image", "model", "load", "ready"]
-STAGES: tuple[Stage, ...] = ("engine", "image", "model", "load", "ready")
+Stage = Literal["pull", "engine", "image", "model", "load", "ready"]
+STAGES: tuple[Stage, ...] = ("pull", "engine", "image", "model", "load", "ready")
+"""The stages of a start, in their order."""
+
+_SAMPLE_S = 0.1
+_WINDOW_S = 5.0
+_SHORTEST_S = 0.5  # of less, a rate would be chance
 
 
 class Reporter:
@@ -28,8 +36,11 @@ class Reporter:
     then `answered` once, also when interrupted.
     """
 
-    def begin(self, title: str) -> None:
-        """Something that takes a while begins, such as "start tiny"."""
+    def begin(self, title: str, stages: Sequence[str] = ()) -> None:
+        """Something that takes a while begins, such as "start tiny".
+
+        `stages` are those that lie ahead, if they are known.
+        """
 
     def stage(self, stage: str, detail: str = "") -> None:
         """It is at `stage`; called again with a new `detail` as that goes on."""
@@ -37,7 +48,9 @@ class Reporter:
     def progress(self, done: int, total: int | None) -> None:
         """So many bytes of the present stage are done, of so many (None: not known).
 
-        Called often, and it may go back where something begins anew.
+        The first call of a stage says what was there before: only what comes
+        after it counts for the rate. Called as often as one likes, from any
+        thread; it may go back where something begins anew.
         """
 
     def end(self, *, failed: bool) -> None:
@@ -81,3 +94,152 @@ def reporting_to(value: R) -> Iterator[R]:
         yield value
     finally:
         _current.reset(token)
+
+
+class Transfer:
+    """How far a transfer is, how fast it goes, and how long it will still take.
+
+    `update` may be called from any thread; it keeps at most ten points a
+    second, so that calling it for each block costs next to nothing.
+
+    Attributes:
+        done: Bytes so far, with those that were there before.
+        total: Bytes in all, or None.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.done = 0
+        self.total: int | None = None
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._points: deque[tuple[float, int]] = deque()  # of the last seconds, and one before them
+        self._began = self._news = self._sampled = clock()
+        self._before = 0
+        self._earlier = (0, 0.0)  # bytes and seconds before the last pause
+
+    def update(self, done: int, total: int | None) -> None:
+        """So many bytes are done, of so many."""
+        now = self._clock()
+        # Half of what there was: not late news of another thread, but a new beginning.
+        back = done < self.done / 2
+        anew = back or not self._points
+        self.done, self.total, self._news = done, total, now
+        if not anew and now - self._sampled < _SAMPLE_S:
+            return
+        self._sampled = now
+        with self._lock:
+            if back:
+                self._earlier = (0, 0.0)
+            if anew:
+                self._points = deque()
+                self._began, self._before = now, done
+            self._points.append((now, done))
+            self._forget(now)
+
+    def pause(self) -> None:
+        """Something else comes first: the time until the next news does not count."""
+        with self._lock:
+            self._earlier = (self.moved, self._took())
+            self._points = deque()
+            self._began, self._before = self._news, self.done
+
+    @property
+    def moved(self) -> int:
+        """Bytes that have come since it began."""
+        return self._earlier[0] + max(self.done - self._before, 0)
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes per second over the last seconds; None while that cannot be said."""
+        now = self._clock()
+        with self._lock:
+            if not self._points:
+                return None
+            self._forget(now)
+            since, then = self._points[0]
+        if now - since < _SHORTEST_S:
+            return None
+        # To this moment and not to the last news: what has stopped slows down.
+        return max(self.done - then, 0) / (now - since)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds it will still take at that rate; None while that cannot be said."""
+        rate = self.rate
+        return (self.total - self.done) / rate if rate and self.total is not None else None
+
+    @property
+    def figures(self) -> tuple[int, int | None, float | None, float | None]:
+        """Done, total, rate, seconds left: what `render.transfer_text` takes."""
+        return self.done, self.total, self.rate, self.left_s
+
+    @property
+    def outcome(self) -> tuple[int, float | None]:
+        """Done and the mean rate: what `render.moved_text` takes when it is over."""
+        return self.done, self.mean_rate
+
+    @property
+    def mean_rate(self) -> float | None:
+        """Bytes per second from its beginning to its last news; None if that was no time."""
+        took = self._took()
+        return self.moved / took if took > 0 else None
+
+    def _took(self) -> float:
+        return self._earlier[1] + self._news - self._began
+
+    def _forget(self, now: float) -> None:
+        """Drop what is older than the window, but for the point that it begins with."""
+        while len(self._points) > 1 and self._points[1][0] <= now - _WINDOW_S:
+            self._points.popleft()
+
+
+class Repainter:
+    """Calls `paint` in a thread of its own: soon after a change, and now and then without one.
+
+    Who reports changes never waits for who shows them, and the last change
+    before a pause is shown as well.
+
+    Args:
+        paint: Called by that thread.
+        pause_s: Shortest time between two calls.
+        tick_s: Longest time between two calls.
+        owner: The thread that the work belongs to; when it has died, nothing
+            is painted any more. Unset: the one that makes this.
+    """
+
+    def __init__(
+        self,
+        paint: Callable[[], None],
+        *,
+        pause_s: float = 0.1,  # a front-end drops what comes much faster
+        tick_s: float = 0.5,
+        owner: threading.Thread | None = None,
+    ) -> None:
+        self._paint = paint
+        self._pause_s, self._tick_s = pause_s, tick_s
+        self._changed = threading.Event()
+        self._closed = threading.Event()
+        self._owner = owner or threading.current_thread()
+        # The context carries the cell that an output belongs to.
+        run = copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._repaint,), name="llmlab-output", daemon=True)
+        self._thread.start()
+
+    def changed(self) -> None:
+        """There is something new to show."""
+        if not self._changed.is_set():  # much quicker than setting it again
+            self._changed.set()
+
+    def close(self) -> None:
+        """Stop; nothing is painted after this."""
+        self._closed.set()
+        self._changed.set()
+        self._thread.join()
+
+    def _repaint(self) -> None:
+        while not self._closed.is_set() and self._owner.is_alive():
+            self._changed.wait(self._tick_s)
+            self._changed.clear()
+            if not self._closed.is_set():
+                self._paint()
+            self._closed.wait(self._pause_s)

@@ -12,6 +12,8 @@ State = Literal["ready", "loading", "exited", "stopped", "lost"]
 """ready: answers. loading: runs, does not answer yet. exited: ended by itself.
 stopped: stopped and removed. lost: it runs, but its endpoint is gone."""
 
+_NOISE = "(random weights: what they wrote means nothing and is not shown)"
+
 
 class Result:
     """Base of all results: text, HTML, and plain data for `--json`."""
@@ -53,6 +55,8 @@ class Answer(Result):
             prompt that was not cached.
         cached_tokens: Prompt tokens the engine had from an earlier request.
         neutralised: Control tokens found in the prompt and made harmless.
+        synthetic: Whether the weights are random. The figures count then; what
+            was written does not, and `text` is empty.
     """
 
     text: str
@@ -67,14 +71,17 @@ class Answer(Result):
     prompt_tokens_per_s: float | None = None
     cached_tokens: int | None = None
     neutralised: tuple[str, ...] = ()
+    synthetic: bool = False
 
     def __str__(self) -> str:
-        """The text alone."""
-        return self.text
+        """The text alone; of random weights, what became of it."""
+        return self.text or (_NOISE if self.synthetic else "")
 
     def chips(self) -> list[tuple[str, str, str]]:
         """The figures to show: (label, value, definition)."""
         chips = [("server", self.server, "the server that answered")]
+        if self.synthetic:
+            chips.append(("weights", "synthetic", "random numbers in the shape of a real model"))
         if self.ttft_s is not None:
             chips.append(
                 (
@@ -119,7 +126,7 @@ class Answer(Result):
 
     def to_html(self) -> str:
         """The text and its figures."""
-        return render.html_answer(self.text, self.chips())
+        return render.html_answer(str(self), self.chips())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,25 @@ def runtime_dir() -> Path:
     return path
 
 
+def cache_dir() -> Path:
+    """The user's cache for llmlab; nothing in it is irreplaceable."""
+    if own := os.environ.get("LLMLAB_CACHE_DIR"):
+        return Path(own).expanduser().absolute()
+    # The XDG specification says to ignore a relative path.
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    if not base.is_absolute():
+        base = Path("~/.cache").expanduser()
+    return base / "llmlab"
+
+
+def state_dir() -> Path:
+    """Where what llmlab has learnt of this machine is kept; need not be there yet."""
+    if own := os.environ.get("LLMLAB_STATE_DIR"):
+        return Path(own).expanduser().absolute()
+    base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    return (base if base.is_absolute() else Path("~/.local/state").expanduser()) / "llmlab"
+
+
 def scope() -> str:
     """What marks this user's containers: the uid, and the directory if it is not the usual one."""
     uid = str(os.getuid())

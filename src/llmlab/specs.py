@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 EngineName = Literal["llama-server", "llama-cpp-python"]
 BackendName = Literal["native", "container"]
+KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,15 +16,16 @@ class Model:
     """A weights file, known well enough to serve it.
 
     Attributes:
-        reference: What the user typed: `tiny`, `./file.gguf`.
+        reference: What the user typed: `tiny`, `./file.gguf`, `hf:owner/repo`.
         name: A short name for tables and server names.
-        path: The file on this machine.
-        file_bytes: Its size.
-        sha256: Its hash, hexadecimal.
+        path: The file on this machine; of a split model, the first.
+        files: All its files; `path` first.
+        file_bytes: Their size.
+        sha256: The hash of the first file, hexadecimal.
         architecture: `general.architecture` of the file, such as `llama`.
-        n_layers: Number of transformer blocks.
-        n_kv_heads: Number of key/value heads per layer.
-        head_dim: Elements of one key (and value) head.
+        parameters: Number of parameters.
+        quantisation: Such as "Q4_K_M".
+        synthetic: Whether its weights are random: its text means nothing.
         n_vocab: Size of the vocabulary.
         context_train: The context length the model was trained with, in tokens.
         control_tokens: Texts that the tokenizer turns into control tokens and
@@ -33,15 +35,45 @@ class Model:
     reference: str
     name: str
     path: Path
+    files: tuple[Path, ...]
     file_bytes: int
     sha256: str
     architecture: str
-    n_layers: int
-    n_kv_heads: int
-    head_dim: int
+    parameters: int
+    quantisation: str
+    synthetic: bool
     n_vocab: int
     context_train: int
     control_tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a start is predicted to take; compared with what is seen.
+
+    Attributes:
+        required_mib: Memory it cannot do without.
+        resident_mib: Memory it holds at most.
+        ready_mib: Memory it holds when it has just started.
+        decode_tokens_per_s: Rate of generation for one request; None if this
+            machine has not been measured.
+        prefill_tokens_per_s: Rate of reading a prompt of 512 tokens; likewise.
+        context_token_s: Seconds that each token in the context adds to the
+            time of a generated token; likewise.
+    """
+
+    required_mib: int
+    resident_mib: int
+    ready_mib: int
+    decode_tokens_per_s: float | None = None
+    prefill_tokens_per_s: float | None = None
+    context_token_s: float | None = None
+
+    def decode_at(self, depth: float) -> float | None:
+        """The rate of generation with so many tokens in the context."""
+        if self.decode_tokens_per_s is None:
+            return None
+        return 1 / (1 / self.decode_tokens_per_s + depth * (self.context_token_s or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +101,7 @@ class ServeSpec:
         context: Tokens of context for each slot.
         slots: Number of requests answered at the same time.
         threads: Number of compute threads.
+        kv_type: Type of the KV cache.
     """
 
     model: Model
@@ -76,6 +109,7 @@ class ServeSpec:
     context: int
     slots: int
     threads: int
+    kv_type: KvType = "f16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +165,9 @@ class Record:
         argv: The engine's command line.
         limits: The container's share of the machine, or None (native).
         notes: What the user should know about how it was started.
+        predicted: What it was predicted to take.
+        observed_mib: Memory its process held when it was ready; None if that
+            could not be seen.
     """
 
     name: str
@@ -147,6 +184,8 @@ class Record:
     argv: tuple[str, ...] = ()
     limits: Limits | None = None
     notes: tuple[str, ...] = ()
+    predicted: Prediction | None = None
+    observed_mib: int | None = None
 
 
 def to_dict(value: Any) -> Any:
@@ -174,6 +213,7 @@ def record_from_dict(data: dict[str, Any]) -> Record:
         spec = dict(data["spec"])
         model = dict(spec["model"])
         model["path"] = Path(model["path"])
+        model["files"] = tuple(Path(file) for file in model["files"])
         model["control_tokens"] = tuple(model["control_tokens"])
         spec["model"] = Model(**model)
         endpoint = dict(data["endpoint"])
@@ -186,6 +226,7 @@ def record_from_dict(data: dict[str, Any]) -> Record:
         for name in ("owner", "process"):
             rest[name] = Process(**data[name]) if data[name] else None
         rest["limits"] = Limits(**data["limits"]) if data["limits"] else None
+        rest["predicted"] = Prediction(**data["predicted"]) if data.get("predicted") else None
         rest["argv"] = tuple(data["argv"])
         rest["notes"] = tuple(data["notes"])
         return Record(**rest)

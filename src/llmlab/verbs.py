@@ -30,6 +30,10 @@ _MODULES = {
     "inspect": "llmlab.lab",
     "logs": "llmlab.lab",
     "ask": "llmlab.lab",
+    "models": "llmlab.library",
+    "pull": "llmlab.library",
+    "rm": "llmlab.library",
+    "verify": "llmlab.library",
     "build": "llmlab.builds",
 }
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+import psutil
+
 from llmlab.client import Verify
 from llmlab.errors import LabError, UnknownNameError
 from llmlab.results import Control
@@ -75,6 +77,9 @@ class Backend(Protocol):
     def verify(self, record: Record) -> Verify | None:
         """A check that a connected socket's peer is this server."""
 
+    def resident_mib(self, record: Record) -> int | None:
+        """Memory its process holds now, mapped files included; None if that cannot be seen."""
+
     def log(self, record: Record, lines: int | None = None) -> list[str]:
         """The engine's log, or its last lines."""
 
@@ -104,6 +109,17 @@ def backend(name: str) -> Backend:
     module: Any = import_module(f"llmlab.backends.{_BACKENDS[name]}")
     checked: Backend = module
     return checked
+
+
+def resident_mib(pid: int | None) -> int | None:
+    """Memory a process holds now, mapped files included; None if that cannot be seen."""
+    if pid is None:
+        return None
+    try:
+        held: int = psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return None
+    return held // (1024 * 1024)
 
 
 def exit_detail(code: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmlab import engines, runtime
-from llmlab.backends import docker_api, image, peer
+from llmlab.backends import base, docker_api, image, peer
 from llmlab.backends.base import Found, Starting, exit_detail
 from llmlab.builds import find_build
 from llmlab.client import Verify
@@ -78,10 +78,11 @@ def start(starting: Starting) -> Record:
     report = reporter()
     report.stage("model", spec.model.name)
     user, notes = _user(api, starting)
-    target = f"{MODEL_DIR}/{spec.model.path.name}"
+    # A model may be a link into a store, so that its name and its place differ.
+    targets = {path: f"{MODEL_DIR}/{path.name}" for path in spec.model.files}
     paths = engines.Paths(
         program=PurePosixPath(program),
-        model=PurePosixPath(target),
+        model=PurePosixPath(targets[spec.model.path]),
         socket=PurePosixPath(SOCKET_DIR) / claim.socket.name,
         scratch=PurePosixPath(SCRATCH),
         # Where a build's libraries lie on the host means nothing in here.
@@ -110,7 +111,7 @@ def start(starting: Starting) -> Record:
         user=user,
         limits=starting.limits,
         mounts=[
-            Mount(source=str(spec.model.path), target=target),
+            *(Mount(source=str(path.resolve()), target=target) for path, target in targets.items()),
             Mount(source=str(claim.socket_dir), target=SOCKET_DIR, read_only=False),
         ],
         labels={
@@ -165,6 +166,12 @@ def verify(record: Record) -> Verify | None:
             raise peer.stranger(record.name, f"process {found} is not in container {container_id[:12]}")
 
     return check
+
+
+def resident_mib(record: Record) -> int | None:
+    """The resident memory of the engine's process in the container."""
+    entry = docker_api.connect().container(record.container_id or "")
+    return base.resident_mib(_server_pid(entry) if entry else None)
 
 
 def log(record: Record, lines: int | None = None) -> list[str]:
@@ -240,7 +247,7 @@ def _user(api: docker_api.DockerApi, starting: Starting) -> tuple[str, tuple[str
     uid, gid = os.getuid(), os.getgid()
     if uid != 0:
         return ("0:0" if api.is_rootless() else f"{uid}:{gid}"), ()
-    if not starting.spec.model.path.stat().st_mode & stat.S_IROTH:
+    if not all(path.stat().st_mode & stat.S_IROTH for path in starting.spec.model.files):
         note = f"runs as root in the container, because only root may read {starting.spec.model.path}"
         return "0:0", (note,)
     os.chown(starting.claim.socket_dir, _NOBODY, _NOBODY)
@@ -250,9 +257,12 @@ def _user(api: docker_api.DockerApi, starting: Starting) -> tuple[str, tuple[str
 def _record(entry: dict[str, Any]) -> Record | None:
     try:
         data = json.loads((entry.get("Labels") or {})[_LABEL_RECORD])
-        return replace(record_from_dict(data), container_id=str(entry["Id"]))
+        record = replace(record_from_dict(data), container_id=str(entry["Id"]))
     except (KeyError, ValueError):
         return None
+    # What was learnt after the container was created stands in the file only.
+    written = runtime.read_record(record.name)
+    return written if written and written.container_id == record.container_id else record
 
 
 def _server_pid(entry: dict[str, Any]) -> int | None:

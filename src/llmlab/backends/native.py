@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from llmlab import engines, runtime
-from llmlab.backends import peer
+from llmlab.backends import base, peer
 from llmlab.backends.base import Found, Starting, exit_detail
 from llmlab.builds import EngineBuild, find_build
 from llmlab.client import Verify
@@ -124,6 +124,11 @@ def verify(record: Record) -> Verify | None:
             raise peer.stranger(record.name, f"process {found}, not {expected}")
 
     return check
+
+
+def resident_mib(record: Record) -> int | None:
+    """The process's resident memory."""
+    return base.resident_mib(record.process.pid if record.process else None)
 
 
 def log(record: Record, lines: int | None = None) -> list[str]:

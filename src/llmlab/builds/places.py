@@ -9,16 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-def cache_dir() -> Path:
-    """The user's cache for llmlab; nothing in it is irreplaceable."""
-    if own := os.environ.get("LLMLAB_CACHE_DIR"):
-        return Path(own).expanduser().absolute()
-    # The XDG specification says to ignore a relative path.
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    if not base.is_absolute():
-        base = Path("~/.cache").expanduser()
-    return base / "llmlab"
+from llmlab.runtime import cache_dir
 
 
 def engines_dir() -> Path:

@@ -109,6 +109,8 @@ class Client:
         }
         if request.seed is not None:
             body["seed"] = request.seed
+        if request.ignore_eos:
+            body["ignore_eos"] = True
         payload = json.dumps(body).encode()
         progress = Progress(self._name, time.perf_counter(), tuple(dict.fromkeys(found + found_too)))
         try:

@@ -21,6 +21,7 @@ class ChatRequest:
         seed: Seed of the random choice, None for a new one each time.
         control_tokens: Further control tokens of the model's vocabulary.
         timeout_s: Longest wait for the next piece of the answer, seconds.
+        ignore_eos: Go on until `max_tokens`, whatever the model says.
     """
 
     prompt: str
@@ -30,6 +31,7 @@ class ChatRequest:
     seed: int | None = None
     control_tokens: tuple[str, ...] = ()
     timeout_s: float = 300.0
+    ignore_eos: bool = False
 
 
 @dataclass(slots=True)

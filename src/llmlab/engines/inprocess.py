@@ -46,12 +46,17 @@ class InProcess:
         self._lock = threading.Lock()
         self._name = f"{spec.model.name} in process"
         self._control_tokens = spec.model.control_tokens
+        kv_type = getattr(llama_cpp, f"GGML_TYPE_{spec.kv_type.upper()}")
         self._llama: Any = llama_cpp.Llama(
             str(spec.model.path),
             n_ctx=spec.context,
             n_threads=spec.threads,
             n_threads_batch=spec.threads,
             n_gpu_layers=0,
+            type_k=kv_type,
+            type_v=kv_type,
+            # llama.cpp has a quantised V cache with flash attention only.
+            flash_attn=spec.kv_type not in {"f16", "f32"},
             verbose=False,
         )
 

@@ -28,6 +28,7 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         *("--socket", str(paths.socket)),
         *("--context", str(spec.context)),
         *("--threads", str(spec.threads)),
+        *("--kv-type", spec.kv_type),
     ]
 
 

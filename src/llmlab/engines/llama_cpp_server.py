@@ -13,12 +13,15 @@ def main() -> None:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--kv-type", required=True)
     options = parser.parse_args()
 
+    import llama_cpp  # noqa: PLC0415 - as below
     import uvicorn  # noqa: PLC0415 - a wrong option is told before a second of imports
     from llama_cpp.server.app import create_app  # noqa: PLC0415
     from llama_cpp.server.settings import ModelSettings, ServerSettings  # noqa: PLC0415
 
+    kv_type = getattr(llama_cpp, f"GGML_TYPE_{options.kv_type.upper()}")
     app = create_app(
         # By default a new request cuts the running one short, without an error.
         server_settings=ServerSettings(interrupt_requests=False),
@@ -30,6 +33,10 @@ def main() -> None:
                 n_threads=options.threads,
                 n_threads_batch=options.threads,
                 n_gpu_layers=0,
+                type_k=kv_type,
+                type_v=kv_type,
+                # llama.cpp has a quantised V cache with flash attention only.
+                flash_attn=options.kv_type not in {"f16", "f32"},
             )
         ],
     )

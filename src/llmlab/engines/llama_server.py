@@ -31,7 +31,9 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
     Each slot gets a context of its own (`-c` is the sum): with one context
     shared by all slots, concurrent clients were seen to get errors in
     mid-answer. Threads are explicit, because llama.cpp counts the machine's
-    cores, not the container's quota.
+    cores, not the container's quota. Prompts of earlier requests are kept in
+    their slots only: by default llama-server keeps up to 8 GiB of them beside,
+    which no limit of a container expects.
     """
     return [
         str(paths.program),
@@ -41,6 +43,9 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         *("--ctx-size", str(spec.context * spec.slots)),
         *("--parallel", str(spec.slots)),
         "--no-kv-unified",
+        *("--cache-type-k", spec.kv_type),
+        *("--cache-type-v", spec.kv_type),
+        *("--cache-ram", "0"),
         *("--threads", str(spec.threads)),
         *("--threads-batch", str(spec.threads)),
         # Sizes are llmlab's to decide, the same on every backend.

@@ -12,9 +12,9 @@ from llmlab.arguments import Arg
 from llmlab.errors import UsageError
 from llmlab.lab import launch, registry
 from llmlab.lab.server import Server, check_timeout
-from llmlab.reporting import reporter
+from llmlab.reporting import STAGES, reporter
 from llmlab.results import Answer, Inspection, Logs, ServerList, Stopped
-from llmlab.specs import BackendName, EngineName
+from llmlab.specs import BackendName, EngineName, KvType
 
 __all__ = ["Server", "ask", "attach", "inspect", "logs", "ps", "start", "stop"]
 
@@ -28,10 +28,12 @@ def start(
     context: int | None = None,
     slots: int = 4,
     threads: int | None = None,
+    kv_type: KvType = "f16",
     memory: Annotated[str | int | None, Arg(metavar="SIZE")] = None,
     cpus: float | None = None,
     image: str | None = None,
     keep: bool = False,
+    force: bool = False,
     timeout_s: float = 300.0,
 ) -> Server:
     """Start a model and return when it has answered.
@@ -41,7 +43,10 @@ def start(
     says so.
 
     Args:
-        model: `tiny`, the built-in teaching model, or the path of a GGUF file.
+        model: `tiny`, the built-in teaching model; a name of the catalog
+            (`models` lists it); the path of a GGUF file; `hf:owner/repo[:QUANT]`,
+            fetched if it is not here; `ollama:name`; or `synthetic:SHAPE[:QUANT]`,
+            random weights in the shape of a model, for measuring.
         backend: Run it in a container, or natively, as a process of yours
             without isolation. Unset: in a container where that is possible.
         name: What to call the server. Unset: the model's name, with a number
@@ -53,6 +58,8 @@ def start(
         slots: Requests answered at the same time; llama-cpp-python has one.
         threads: Compute threads. Unset: one for very small models, else one
             for each CPU, at most 8.
+        kv_type: Type of the numbers in the KV cache; q8_0 takes about half the
+            memory of f16.
         memory: Memory limit of a container, such as 2g or 512m; a bare number
             is in MiB. Unset: what the model needs, with room to spare.
         cpus: CPU limit of a container. Unset: one more than threads.
@@ -60,17 +67,20 @@ def start(
             the native engine's files; it must have /app/llama-server.
         keep: Keep the server when the notebook server or script that started
             it has ended. Servers started from a terminal are always kept.
+        force: Start it even if it is predicted not to fit into memory. That can
+            freeze the machine.
         timeout_s: Longest wait until it answers, in seconds.
 
     Raises:
         UsageError: An argument does not fit.
+        MemoryFitError: It would not fit into memory.
         ModelError: The model cannot be used.
         BackendError: The container engine does not do it.
         StartError: It did not come up; the error has the log's last lines.
     """
     check_timeout(timeout_s)
     report = reporter()
-    report.begin(f"start {model}")
+    report.begin(f"start {model}", STAGES)
     failed = True
     try:
         registry.sweep()
@@ -82,10 +92,12 @@ def start(
             context=context,
             slots=slots,
             threads=threads,
+            kv_type=kv_type,
             memory=memory,
             cpus=cpus,
             image=image,
             keep=keep,
+            force=force,
         )
         server = Server(launch.launch(wish, timeout_s=timeout_s))
         failed = False
@@ -161,7 +173,7 @@ def ask(
     *,
     server: Annotated[str | None, Arg(positional=True, completes="server")] = None,
     system: str = "",
-    max_tokens: int = 512,
+    max_tokens: int | None = None,
     temperature: float = 0.2,
     seed: int | None = None,
     timeout_s: float = 300.0,
@@ -172,7 +184,7 @@ def ask(
         prompt: The question. Taken as it is: braces and dollars mean nothing.
         server: The server to ask. Unset: the newest.
         system: Instructions that stand before the question.
-        max_tokens: Most tokens to generate.
+        max_tokens: Most tokens to generate. Unset: 512, or 64 from synthetic weights.
         temperature: 0 picks the likeliest token each time; higher is more varied.
         seed: Seed of the random choice. Unset: another one each time.
         timeout_s: Longest wait for the next piece of the answer, in seconds.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-import psutil
-
-from llmlab import backends, engines, runtime, weights
+from llmlab import backends, engines, machine, runtime, weights
 from llmlab.backends import Backend, Starting
 from llmlab.builds import find_build
 from llmlab.client import ChatRequest, Client
@@ -25,11 +23,23 @@ from llmlab.errors import (
     RequestError,
     ServerStoppedError,
     StartError,
+    UnknownNameError,
     UsageError,
 )
-from llmlab.lab import registry
+from llmlab.lab import ledger, registry
 from llmlab.reporting import reporter
-from llmlab.specs import BackendName, EngineName, Limits, Model, Record, ServeSpec
+from llmlab.specs import (
+    BackendName,
+    EngineName,
+    KvType,
+    Limits,
+    Model,
+    Prediction,
+    Record,
+    ServeSpec,
+)
+from llmlab.weights import anatomy, fit, rates
+from llmlab.weights.anatomy import Anatomy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -56,10 +66,12 @@ class Wish:
     context: int | None
     slots: int
     threads: int | None
+    kv_type: KvType
     memory: str | int | None
     cpus: float | None
     image: str | None
     keep: bool
+    force: bool
 
 
 def launch(wish: Wish, *, timeout_s: float) -> Record:
@@ -69,33 +81,33 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
         LabError: As `llmlab.start`. Nothing of the server is left then.
     """
     engine, choice = _engine(wish)
-    model = weights.resolve(wish.model)
     place, notes = _place(wish, engine)
     notes = [*choice, *notes]
-    spec = _spec(wish, model, engine.NAME)
-    if model.context_train and spec.context > model.context_train:
-        notes.append(
-            f"{model.name} was trained with a context of {model.context_train} tokens, not {spec.context}"
-        )
-    limits = _limits(wish, spec)
-    _check_fit(spec, limits, place.NAME, asked=wish.memory is not None)
+    # Before anything large is fetched or written, if it can be told by then.
+    _plan(wish, wish.model, weights.foresee(wish.model), engine.NAME, place.NAME)
+    model = weights.resolve(wish.model)
+    plan = _plan(wish, model.name, anatomy.of_file(model.path), engine.NAME, place.NAME)
+    spec = _spec(wish, model, plan.setting)
+    notes += plan.notes
     for note in notes:
         reporter().note(note)
     with _claim(wish.name, model.name) as claim:
         starting = Starting(
             claim=claim,
             spec=spec,
-            limits=limits,
+            limits=plan.limits,
             owner=None if wish.keep else runtime.default_owner(),
             image=wish.image,
         )
         record: Record | None = None
         try:
             record = place.start(starting)
-            record = replace(record, notes=(*record.notes, *notes))
+            record = replace(record, notes=(*record.notes, *notes), predicted=plan.prediction)
             claim.write(record)
             reporter().stage("load", model.name)
             _await_ready(record, place, engine, timeout_s)
+            record = replace(record, observed_mib=place.resident_mib(record))
+            claim.write(record)
         except BaseException:
             # Ctrl-C as well: what was begun is taken back.
             with suppress(LabError):
@@ -104,6 +116,7 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
                 else:
                     place.remove_abandoned(claim)
             raise
+    ledger.started(record)
     reporter().stage("ready", f"{record.name} answers at {record.endpoint}")
     return record
 
@@ -160,67 +173,147 @@ def _place(wish: Wish, engine: engines.Engine) -> tuple[Backend, list[str]]:
     return backends.backend("native"), [note]
 
 
-def _spec(wish: Wish, model: Model, engine: EngineName) -> ServeSpec:
-    for name, value in (("context", wish.context), ("slots", wish.slots), ("threads", wish.threads)):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What was decided before a start.
+
+    Attributes:
+        setting: What memory depends on.
+        limits: The share of the machine that a container gets.
+        prediction: What it is predicted to take.
+        notes: What the user should know.
+    """
+
+    setting: fit.Setting
+    limits: Limits
+    prediction: Prediction
+    notes: tuple[str, ...]
+
+
+def _plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: BackendName) -> _Plan:
+    """Decide on the setting, and whether it fits.
+
+    Raises:
+        UsageError: If an argument does not fit.
+        MemoryFitError: If there is not enough memory.
+    """
+    for argument, value in (("context", wish.context), ("slots", wish.slots), ("threads", wish.threads)):
         if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}", hint="it must be 1 or more")
-    if wish.threads:
-        threads = wish.threads
-    elif model.file_bytes < _SMALL_MODEL_BYTES:
-        threads = 1
-    else:
-        threads = min(_cpus(), _MAX_THREADS)
+            raise UsageError(f"{argument} is {value}", hint="it must be 1 or more")
+    if wish.kv_type not in get_args(KvType):
+        raise UnknownNameError("type of the KV cache", wish.kv_type, get_args(KvType))
+    setting = fit.Setting(
+        context=wish.context or default_context(model),
+        slots=wish.slots if engine == "llama-server" else 1,
+        kv_type=wish.kv_type,
+        engine=engine,
+    )
+    needed = fit.need(model, setting)
+    threads = wish.threads or default_threads(model.file_bytes)
+    limits = _limits(wish, needed, threads)
+    notes = []
+    if model.context_train and setting.context > model.context_train:
+        notes.append(
+            f"{name} was trained with a context of {model.context_train} tokens, not {setting.context}"
+        )
+    notes += _check_fit(wish, name, model, setting, needed, limits if place == "container" else None)
+    measured = rates.load(threads)
+    pace = rates.predict(model, measured) if measured else None
+    prediction = Prediction(
+        required_mib=needed.required_mib,
+        resident_mib=needed.resident_mib,
+        ready_mib=needed.ready_mib,
+        decode_tokens_per_s=pace.decode_tokens_per_s if pace else None,
+        prefill_tokens_per_s=pace.prefill_tokens_per_s if pace else None,
+        context_token_s=pace.context_token_s if pace else None,
+    )
+    return _Plan(setting=setting, limits=limits, prediction=prediction, notes=tuple(notes))
+
+
+def default_context(model: Anatomy) -> int:
+    """Tokens of context for each slot: what the model was trained with, at most 4096."""
+    return min(model.context_train or _MAX_CONTEXT, _MAX_CONTEXT)
+
+
+def default_threads(file_bytes: int) -> int:
+    """Compute threads for a model of that size: one for a very small one, else one per CPU, at most 8."""
+    return 1 if file_bytes < _SMALL_MODEL_BYTES else min(machine.cpus(), _MAX_THREADS)
+
+
+def _spec(wish: Wish, model: Model, setting: fit.Setting) -> ServeSpec:
     return ServeSpec(
         model=model,
-        engine=engine,
-        context=wish.context or min(model.context_train or _MAX_CONTEXT, _MAX_CONTEXT),
-        slots=wish.slots if engine == "llama-server" else 1,
-        threads=threads,
+        engine=setting.engine,
+        context=setting.context,
+        slots=setting.slots,
+        threads=wish.threads or default_threads(model.file_bytes),
+        kv_type=setting.kv_type,
     )
 
 
-def _limits(wish: Wish, spec: ServeSpec) -> Limits:
+def _limits(wish: Wish, needed: fit.Need, threads: int) -> Limits:
     if wish.backend == "native" and (wish.memory or wish.cpus or wish.image):
         raise UsageError(
             "a native server has no limits and no image",
             hint="--memory, --cpus and --image go with --container",
         )
-    machine = psutil.virtual_memory().total // _MIB
-    default = weights.default_limit_mib(spec.model, context=spec.context, slots=spec.slots)
-    memory = min(default, machine) if wish.memory is None else parse_size_mib(wish.memory)
-    cpus = wish.cpus if wish.cpus is not None else float(min(spec.threads + 1, _cpus()))
-    if not 0 < cpus <= _cpus():
-        raise UsageError(f"cpus is {cpus:g}", hint=f"this machine has {_cpus()}")
+    here = machine.look()
+    memory = (
+        min(fit.default_limit_mib(needed), here.total_mib)
+        if wish.memory is None
+        else parse_size_mib(wish.memory)
+    )
+    cpus = wish.cpus if wish.cpus is not None else float(min(threads + 1, here.cpus))
+    if not 0 < cpus <= here.cpus:
+        raise UsageError(f"cpus is {cpus:g}", hint=f"this machine has {here.cpus}")
     return Limits(memory_mib=memory, cpus=cpus)
 
 
-def _check_fit(spec: ServeSpec, limits: Limits, place: BackendName, *, asked: bool) -> None:
-    needed = weights.required_mib(spec.model, context=spec.context, slots=spec.slots)
-    memory = psutil.virtual_memory()
-    available = memory.available // _MIB
-    what, bound = "this machine has free", available
-    if place == "container" and asked and limits.memory_mib < available:
-        what, bound = "the limit is", limits.memory_mib
-    if asked and limits.memory_mib * _MIB > memory.total:
-        raise MemoryFitError(
-            f"a limit of {limits.memory_mib} MiB is more than this machine has ({memory.total // _MIB} MiB)",
-            hint="give less --memory",
-        )
-    if needed <= bound:
-        return
-    floor = weights.required_mib(spec.model, context=0, slots=0)
-    per_token = (needed - floor) / (spec.context * spec.slots)
-    fits = int((bound - floor) / per_token / spec.slots) if per_token > 0 else 0
+def _check_fit(
+    wish: Wish,
+    name: str,
+    model: Anatomy,
+    setting: fit.Setting,
+    needed: fit.Need,
+    limits: Limits | None,
+) -> list[str]:
+    """Refuse what would not fit; what to say if it does so just about.
+
+    Raises:
+        MemoryFitError: With the figures, and with what would fit.
+    """
+    here = machine.look()
+    room, what = (
+        here.usable_mib,
+        f"this machine can give {here.usable_mib} MiB of its {here.total_mib} MiB now",
+    )
+    if limits and wish.memory is not None:
+        if limits.memory_mib > here.total_mib:
+            raise MemoryFitError(
+                f"a limit of {limits.memory_mib} MiB is more than this machine has ({here.total_mib} MiB)",
+                hint="give less --memory",
+            )
+        if limits.memory_mib < room:
+            room, what = limits.memory_mib, f"the limit is {limits.memory_mib} MiB"
+    verdict = needed.verdict(room)
+    if verdict == "fits":
+        return []
+    if verdict == "tight":
+        spare = needed.resident_mib - needed.required_mib
+        note = f"{name} holds up to {needed.resident_mib} MiB, and {what}: it goes, because {spare} MiB"
+        return [f"{note} of that can be given up, but it loads slowly"]
+    message = (
+        f"{name} with {setting.options()} needs {needed.required_mib} MiB ("
+        + ", ".join(f"{part} {size}" for part, size in needed.parts.items() if size)
+        + f"), and {what}"
+    )
+    if wish.force:
+        return [f"{message}; started because of --force"]
+    fitting = fit.advise(model, setting, room)
     hint = (
-        f"--context {fits} would fit"
-        if fits > 0
-        else "use a smaller model" + (" or more --memory" if asked else "")
+        f"{fitting.options()} would fit" if fitting else "use a smaller model: llmlab models --fit shows them"
     )
-    raise MemoryFitError(
-        f"{spec.model.name} with a context of {spec.context} tokens × {spec.slots} slots needs at least "
-        f"{needed} MiB, and {what} {bound} MiB",
-        hint=hint,
-    )
+    raise MemoryFitError(message, hint=f"{hint}; --force starts it all the same")
 
 
 @contextmanager
@@ -297,7 +390,3 @@ def _failed(record: Record, place: Backend, engine: engines.Engine, what: str) -
         hint=hint,
         log_tail=log[-_LOG_LINES:],
     )
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

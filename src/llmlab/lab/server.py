@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from llmlab import backends, render
 from llmlab.client import ChatRequest
 from llmlab.errors import AskInterrupted, BackendError, ServerError, ServerStoppedError, UsageError
-from llmlab.lab import registry
+from llmlab.lab import ledger, registry
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Inspection, Logs, ServerStatus, Stopped
 from llmlab.specs import Record, to_dict
 
+_TOKENS = 512
+# Random weights never end by themselves, and nobody waits for more of them.
+_SYNTHETIC_TOKENS = 64
 _MAX_TEMPERATURE = 2.0
 _MAX_TIMEOUT_S = 86400.0
 
@@ -25,6 +29,14 @@ def check_timeout(timeout_s: float) -> None:
     """
     if not 0 < timeout_s <= _MAX_TIMEOUT_S:
         raise UsageError(f"timeout is {timeout_s:g}", hint="it must be more than 0 s, and at most 86400 s")
+
+
+def _unshown(_: str) -> None:
+    """What random weights write is not shown."""
+
+
+def _shown(answer: Answer, synthetic: bool) -> Answer:  # noqa: FBT001 - a property of the model
+    return replace(answer, text="", synthetic=True) if synthetic else answer
 
 
 class Server:
@@ -63,7 +75,7 @@ class Server:
         prompt: str,
         *,
         system: str = "",
-        max_tokens: int = 512,
+        max_tokens: int | None = None,
         temperature: float = 0.2,
         seed: int | None = None,
         timeout_s: float = 300.0,
@@ -71,6 +83,9 @@ class Server:
         """Ask it; see `llmlab.ask`."""
         if not prompt.strip():
             raise UsageError("the question is empty", hint="put it in quotes, or into the cell's body")
+        synthetic = self._record.spec.model.synthetic
+        if max_tokens is None:
+            max_tokens = _SYNTHETIC_TOKENS if synthetic else _TOKENS
         if max_tokens < 1:
             raise UsageError(f"max_tokens is {max_tokens}", hint="it must be 1 or more")
         if not 0 <= temperature <= _MAX_TEMPERATURE:
@@ -85,18 +100,23 @@ class Server:
             seed=seed,
             control_tokens=self._record.spec.model.control_tokens,
             timeout_s=timeout_s,
+            ignore_eos=synthetic,
         )
         report.asked(prompt, self.name)
         try:
-            answer = registry.client(self._record).chat(request, report.text)
+            client = registry.client(self._record)
+            answer = _shown(client.chat(request, _unshown if synthetic else report.text), synthetic)
         except AskInterrupted as interrupted:
+            interrupted.answer = _shown(interrupted.answer, synthetic)
             report.answered(interrupted.answer)
             raise
         except ServerError as error:
             if error.answer:
+                error.answer = _shown(error.answer, synthetic)
                 report.answered(error.answer)
             raise (self._explained(error) if isinstance(error, ServerStoppedError) else error) from None
         report.answered(answer)
+        ledger.answered(self._record, answer)
         return answer
 
     def stop(self, *, grace_s: float = 5.0) -> Stopped:
@@ -118,6 +138,7 @@ class Server:
             facts = {**facts, "libllama sha256": libllama}
         if self._record.notes:
             facts = {**facts, "note": "; ".join(self._record.notes)}
+        facts = {**facts, **self._memory()}
         owner = self._record.owner
         facts["kept until"] = f"process {owner.pid} ends" if owner else "it is stopped"
         return Inspection(
@@ -127,6 +148,23 @@ class Server:
             isolation=tuple(controls),
             facts=facts,
         )
+
+    def _memory(self) -> dict[str, str]:
+        """What it was predicted to take, and what it takes."""
+        predicted = self._record.predicted
+        found = {}
+        if predicted:
+            seen = self._record.observed_mib
+            found["memory when ready"] = f"predicted {predicted.ready_mib} MiB, seen " + (
+                "unknown" if seen is None else f"{seen} MiB ({predicted.ready_mib / max(seen, 1) - 1:+.0%})"
+            )
+            found["memory at most"] = (
+                f"predicted {predicted.resident_mib} MiB, of which {predicted.required_mib} MiB are required"
+            )
+        with suppress(BackendError):
+            now = backends.backend(self._record.backend).resident_mib(self._record)
+            found["memory now"] = "unknown" if now is None else f"{now} MiB"
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Its row of `ps` and its record, as plain JSON data."""

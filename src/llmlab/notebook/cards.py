@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llmlab import render
-from llmlab.reporting import STAGES
+from llmlab.reporting import STAGES, Transfer
 
 if TYPE_CHECKING:
     from llmlab.results import Answer
 
 Bundle = dict[str, str]
+_LONG_S = 120
 
 
 @dataclass
@@ -23,21 +24,40 @@ class Progress:
     Attributes:
         title: What is going on, such as "start tiny".
         python: The Python line that does the same, or "".
+        stages: The stages that lie ahead, as far as they are known.
         outcome: "" while it goes on.
     """
 
     title: str
     python: str = ""
+    stages: Sequence[str] = ()
     outcome: Literal["", "done", "failed"] = ""
     _begun: float = field(default_factory=time.monotonic)
     _ended: float | None = None
-    _stages: dict[str, tuple[float, str]] = field(default_factory=dict)  # name → since, detail
+    _stages: dict[str, tuple[float, str]] = field(default_factory=dict)  # name → seconds before, detail
+    _transfers: dict[str, Transfer] = field(default_factory=dict)  # stage → its bytes
+    _stage: str = ""  # the present one, and since when
+    _since: float = 0.0
     _notes: list[str] = field(default_factory=list)
 
     def stage(self, name: str, detail: str) -> None:
         """It is at stage `name` now."""
-        since = self._stages[name][0] if name in self._stages else time.monotonic()
-        self._stages[name] = (since, detail)
+        if name != self._stage:
+            now = time.monotonic()
+            if self._stage:
+                before, earlier_detail = self._stages[self._stage]
+                self._stages[self._stage] = (before + now - self._since, earlier_detail)
+            if paused := self._transfers.get(self._stage):
+                paused.pause()
+            self._stage, self._since = name, now
+        self._stages[name] = (self._stages.get(name, (0.0, ""))[0], detail)
+
+    def transfer(self, done: int, total: int | None) -> None:
+        """So many bytes of the present stage are done, of so many; from any thread."""
+        transfer = self._transfers.get(self._stage)
+        if transfer is None:
+            transfer = self._transfers.setdefault(self._stage, Transfer())
+        transfer.update(done, total)
 
     def note(self, message: str) -> None:
         """Something the user should see."""
@@ -58,21 +78,31 @@ class Progress:
     def _steps(self) -> list[tuple[render.Step, str, str, str]]:
         """(look, name, seconds, detail) of each stage; those left out are not among them."""
         steps: list[tuple[render.Step, str, str, str]] = []
-        entered = list(self._stages.items())
-        for i, (name, (since, detail)) in enumerate(entered):
-            last = i == len(entered) - 1
-            until = entered[i + 1][1][0] if not last else self._ended or time.monotonic()
+        for name, (before, detail) in list(self._stages.items()):
+            present = name == self._stage
             look: render.Step = "done"
-            if last and self.outcome != "done":
+            if present and self.outcome != "done":
                 look = "failed" if self.outcome else "now"
-            took = _seconds(until - since, exact=look != "now")
+            took = before + ((self._ended or time.monotonic()) - self._since if present else 0.0)
+            said = _seconds(took, exact=look != "now")
+            if look != "now" and name in self._transfers:
+                said += f", {render.moved_text(*self._transfers[name].outcome)}"
             if name == STAGES[-1] and look == "done":
-                took = ""  # being ready takes no time
-            steps.append((look, name, took, detail if last else ""))
-        if not self.outcome and entered and entered[-1][0] in STAGES:
-            ahead = STAGES[STAGES.index(entered[-1][0]) + 1 :]
-            steps.extend(("ahead", name, "", "") for name in ahead)
+                said = ""  # being ready takes no time
+            steps.append((look, name, said, detail if present else ""))
+        if not self.outcome:
+            steps.extend(("ahead", name, "", "") for name in self._ahead())
         return steps
+
+    def _ahead(self) -> list[str]:
+        """Stages after the present one; after the last that is known, if that is none of them."""
+        places = [self.stages.index(name) for name in self._stages if name in self.stages]
+        place = self.stages.index(self._stage) if self._stage in self.stages else max(places, default=-1)
+        return [name for name in self.stages[place + 1 :] if name not in self._stages]
+
+    def _running(self) -> Transfer | None:
+        """The transfer that goes on now."""
+        return None if self.outcome else self._transfers.get(self._stage)
 
     def _text(self) -> str:
         mark = {"": "…", "done": "✓", "failed": "✗"}[self.outcome]
@@ -82,6 +112,9 @@ class Progress:
             if look != "ahead"
         ]
         lines = [f"{mark} {self.title}  {self._elapsed()}{': ' if stages else ''}{' · '.join(stages)}"]
+        if transfer := self._running():
+            bar = render.text_bar(transfer.done / transfer.total, width=20) if transfer.total else ""
+            lines.append(f"  {bar}{render.transfer_text(*transfer.figures)}")
         lines += [f"  note: {note}" for note in self._notes]
         if self.python:
             lines.append(f"  in Python: {self.python}")
@@ -89,8 +122,12 @@ class Progress:
 
     def _html(self) -> str:
         look: render.Step = {"": "now", "done": "done", "failed": "failed"}[self.outcome]  # type: ignore[assignment]
+        transfer = self._running()
+        bar = ""
+        if transfer:
+            bar = render.html_transfer(transfer.done, transfer.total, render.transfer_text(*transfer.figures))
         return render.html_progress(
-            (look, self.title, self._elapsed()), self._steps(), notes=self._notes, python=self.python
+            (look, self.title, self._elapsed()), self._steps(), bar=bar, notes=self._notes, python=self.python
         )
 
 
@@ -135,7 +172,7 @@ class Reply:
 def answer_bundle(answer: Answer) -> Bundle:
     """A finished answer with its figures."""
     chips = answer.chips()
-    return render.bundle(_with_figures(answer.text, chips), render.html_answer(answer.text, chips))
+    return render.bundle(_with_figures(str(answer), chips), render.html_answer(str(answer), chips))
 
 
 def note_bundle(message: str) -> Bundle:
@@ -149,5 +186,7 @@ def _with_figures(text: str, chips: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _seconds(value: float, *, exact: bool = True) -> str:
+    if value >= _LONG_S:
+        return render.duration_text(value)
     # Milliseconds only of what is over: a running clock would flicker.
     return f"{value * 1000:.0f} ms" if exact and value < 1 else f"{value:.1f} s"

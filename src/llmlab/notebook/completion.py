@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from collections.abc import Callable, Iterator
 from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 # `%llm …`, `%%llm …` and `server = %llm …`, up to the cursor.
 _LINE = re.compile(r"(?:\s*%%?|.*=\s*%)llm\s+(.*)", re.DOTALL)
-_PATIENCE_S = 0.5  # a container engine that does not answer must not hold up the Tab key
+_SYNTHETIC = "synthetic:"
+_PATIENCE_S = 0.5  # a container engine or a disk that does not answer must not hold up the Tab key
 
 
 def register(shell: InteractiveShell) -> None:
@@ -41,8 +43,11 @@ def complete(context: CompletionContext) -> SimpleMatcherResult:
     with contextlib.suppress(Exception):
         line = _LINE.fullmatch(context.text_until_cursor)
         if line:
-            before = line[1].removesuffix(context.token).split()
-            found = [word for word in candidates(before, context.token) if word.startswith(context.token)]
+            # A token of Python's ends at a colon, a word of a command line does not.
+            *before, word = re.split(r"\s+", line[1])
+            kept = len(word) - len(context.token)
+            if word.endswith(context.token):
+                found = [found[kept:] for found in candidates(before, word) if found.startswith(word)]
     return {"completions": [SimpleCompletion(word) for word in found], "suppress": bool(found)}
 
 
@@ -69,10 +74,30 @@ def candidates(before: list[str], word: str) -> list[str]:
 def _things(kind: str, word: str) -> list[str]:
     """Servers, models or paths."""
     if kind == "server":
-        return _servers()
+        return _at_once(_servers)
     if kind == "model":
-        return ["tiny", *_paths(word, only=".gguf")]
+        return [*_at_once(lambda: _models(word)), *_paths(word, only=".gguf")]
     return _paths(word) if kind == "path" else []
+
+
+def _models(word: str) -> Iterator[str]:
+    """The built-in model, those of the catalog and those on this machine; shapes once they are asked for."""
+    from llmlab.weights import catalog, shapes, store  # noqa: PLC0415 - with the first Tab
+
+    # The listing of the disk comes last: it is what can be slow.
+    sources: tuple[Callable[[], list[str]], ...] = (
+        lambda: [entry.name for entry in catalog.entries()],
+        lambda: [_SYNTHETIC + name for name in (shapes.shapes() if word.startswith(_SYNTHETIC) else [""])],
+        lambda: [model.reference for model in store.stored()],
+    )
+    seen = {store.TINY}
+    yield store.TINY
+    for names in sources:
+        with contextlib.suppress(Exception):  # what one source does not know, another may
+            for name in names():
+                if name not in seen:
+                    seen.add(name)
+                    yield name
 
 
 def _paths(word: str, *, only: str = "") -> list[str]:
@@ -88,15 +113,21 @@ def _paths(word: str, *, only: str = "") -> list[str]:
     return found
 
 
-def _servers() -> list[str]:
-    """Names of the servers, if they can be had at once."""
+def _servers() -> Iterator[str]:
+    from llmlab.lab import registry  # noqa: PLC0415 - the same
+
+    for record in registry.find_all():
+        yield record.name
+
+
+def _at_once(source: Callable[[], Iterator[str]]) -> list[str]:
+    """What a source has to say within a moment."""
     names: list[str] = []
 
     def look() -> None:
-        from llmlab.lab import registry  # noqa: PLC0415 - the same
-
         with contextlib.suppress(Exception):  # the same
-            names.extend(record.name for record in registry.find_all())
+            for name in source():
+                names.append(name)  # noqa: PERF402 - one by one: what is known in time is shown
 
     thread = threading.Thread(target=look, name="llmlab-completion", daemon=True)
     thread.start()

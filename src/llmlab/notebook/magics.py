@@ -37,6 +37,7 @@ def register(shell: InteractiveShell, reporter: ScreenReporter) -> None:
         %llm ask "What is a container?" ask the newest server
         %llm ps                         list the servers
         %llm stop --all                 stop them all
+        %llm models --fit               which models this machine can run
 
         `%llm` alone lists the verbs, `%llm VERB --help` explains one of them.
         `server = %llm start tiny` and `answer = %llm ask "…"` assign.
@@ -59,9 +60,12 @@ def register(shell: InteractiveShell, reporter: ScreenReporter) -> None:
             if call.json:
                 with reporting_to(Reporter()):  # data was asked for: nothing else is shown
                     return call.run().to_dict()
-            if call.verb.name == "start":
-                reporter.announce(call.python())
-            return call.run()
+            # Shown with what takes a while, whichever verb it is.
+            reporter.announce(call.python())
+            try:
+                return call.run()
+            finally:
+                reporter.announce("")
         except verbs.HelpShown as shown:
             print(shown.text)  # noqa: T201 - help is text, to be shown where it was asked for
         except UsageError as error:

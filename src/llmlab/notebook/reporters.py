@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextvars
+import shutil
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from IPython.core.getipython import get_ipython
@@ -13,54 +14,32 @@ from IPython.display import display
 
 from llmlab import render
 from llmlab.notebook import cards
-from llmlab.reporting import Reporter
+from llmlab.reporting import Repainter, Reporter, Transfer
 
 if TYPE_CHECKING:
     from llmlab.results import Answer
 
-_PAUSE_S = 0.1  # at most ten updates a second: a front-end drops what comes faster
-_TICK_S = 0.5  # and two a second for the clock where nothing else happens
+_LOOK_S, _PIPE_S = 1.0, 15.0  # where lines cannot be written over: how often to look, and to print one
 
 
 class _LiveOutput:
-    """One output of a cell, painted again in place by a thread of its own.
-
-    The thread that runs the verb only says that something has changed, so that
-    reading a stream never waits for a front-end, and the last piece before a
-    pause is shown as well.
-    """
+    """One output of a cell, painted again in place."""
 
     def __init__(self, paint: Callable[[], cards.Bundle]) -> None:
         self._paint = paint
-        self._changed = threading.Event()
-        self._closed = threading.Event()
-        self._owner = threading.current_thread()
         self._handle = display(paint(), raw=True, display_id=True)
-        # The context carries the cell that the output belongs to.
-        run = contextvars.copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._repaint,), name="llmlab-output", daemon=True)
-        self._thread.start()
+        self._painter = Repainter(self._update)
 
     def changed(self) -> None:
         """There is something new to show."""
-        self._changed.set()
+        self._painter.changed()
 
     def close(self) -> None:
         """Paint for the last time."""
-        self._closed.set()
-        self._changed.set()
         try:
-            self._thread.join()
+            self._painter.close()
         finally:  # also when a second interrupt falls into it
             self._update()
-
-    def _repaint(self) -> None:
-        while not self._closed.is_set() and self._owner.is_alive():
-            self._changed.wait(_TICK_S)
-            self._changed.clear()
-            if not self._closed.is_set():
-                self._update()
-            self._closed.wait(_PAUSE_S)
 
     def _update(self) -> None:
         if self._handle is not None:
@@ -104,18 +83,19 @@ class KernelReporter(ScreenReporter):
 
     def __init__(self) -> None:
         self._active = _Active()
+        self._shown: list[tuple[cards.Progress, _LiveOutput]] = []  # of all threads
 
     def announce(self, python: str) -> None:
         """Shown with the next `begin`."""
         self._active.python = python
 
-    def begin(self, title: str) -> None:
+    def begin(self, title: str, stages: Sequence[str] = ()) -> None:
         """Remember it; it is shown with its first stage, and not at all if it gets to none.
 
         What begins inside of it only adds stages to it.
         """
         if self._active.progress is None:
-            self._active.progress = cards.Progress(title, self._active.python)
+            self._active.progress = cards.Progress(title, self._active.python, stages)
 
     def stage(self, stage: str, detail: str = "") -> None:
         """Move the progress line on."""
@@ -123,9 +103,26 @@ class KernelReporter(ScreenReporter):
             self._active.progress.stage(stage, detail)
             self._show_progress()
 
+    def progress(self, done: int, total: int | None) -> None:
+        """Move the bar on.
+
+        A library's own thread may tell: what it tells belongs to the thread that
+        waits for it, and where several threads wait, nobody could say to which.
+        """
+        shown = self._shown
+        if self._active.progress is not None and self._active.output is not None:
+            progress, output = self._active.progress, self._active.output
+        elif self._active.progress is None and len(shown) == 1:
+            progress, output = shown[0]
+        else:
+            return
+        progress.transfer(done, total)
+        output.changed()
+
     def end(self, *, failed: bool) -> None:
         """Close the progress line; it stays as a record of what was done."""
         progress, output = self._active.progress, self._active.output
+        self._shown = [item for item in self._shown if item[0] is not progress]
         self._active.progress = self._active.output = None
         self._active.python = ""
         if progress is not None and output is not None:
@@ -145,6 +142,7 @@ class KernelReporter(ScreenReporter):
             self._active.output.changed()
         elif self._active.progress is not None:
             self._active.output = _LiveOutput(self._active.progress.bundle)
+            self._shown = [*self._shown, (self._active.progress, self._active.output)]
 
     def asked(self, prompt: str, server: str) -> None:  # noqa: ARG002 - the prompt is in the cell already
         """Open the output of the answer."""
@@ -187,13 +185,17 @@ class TerminalReporter(ScreenReporter):
     def __init__(self) -> None:
         self._python = ""
         self._title = ""
-        self._stage = ""
+        self._stage = self._detail = ""
+        self._lock = threading.Lock()  # of what is printed
+        self._thread = threading.current_thread()
+        self._printed = 0.0
+        self._transfer: tuple[Transfer, Repainter] | None = None
 
     def announce(self, python: str) -> None:
         """Printed with the title of what begins next."""
         self._python = python
 
-    def begin(self, title: str) -> None:
+    def begin(self, title: str, stages: Sequence[str] = ()) -> None:  # noqa: ARG002 - printed when they come
         """Printed with the first stage, and not at all if it gets to none."""
         self._title = title + (f"  (in Python: {self._python})" if self._python else "")
         self._python = self._stage = ""
@@ -201,24 +203,70 @@ class TerminalReporter(ScreenReporter):
     def stage(self, stage: str, detail: str = "") -> None:
         """One line per stage; where the terminal can, its detail changes in place."""
         self._open()
-        if sys.stdout.isatty():
-            newline = "\n" if self._stage not in {"", stage} else ""
-            print(f"{newline}\r\x1b[K  {stage} {render.plain(detail)}", end="", flush=True)  # noqa: T201
-        elif stage != self._stage:
-            print(f"  {stage} {render.plain(detail)}".rstrip())  # noqa: T201
-        self._stage = stage
+        changed = stage != self._stage
+        if changed:
+            self._close_transfer()
+            if self._stage and sys.stdout.isatty():
+                print()  # noqa: T201
+        self._stage, self._detail, self._thread = stage, detail, threading.current_thread()
+        if changed or sys.stdout.isatty():
+            self._print_stage()
+
+    def progress(self, done: int, total: int | None) -> None:
+        """The same line, with a bar and the rate."""
+        if not self._stage:
+            return
+        if self._transfer is None:
+            live = sys.stdout.isatty()
+            painter = Repainter(self._repaint, pause_s=0.1 if live else _LOOK_S, owner=self._thread)
+            self._transfer = Transfer(), painter
+        transfer, painter = self._transfer
+        transfer.update(done, total)
+        painter.changed()
 
     def end(self, *, failed: bool) -> None:
         """Print how it went."""
+        self._close_transfer()
         if self._stage:
             print(("\n" if sys.stdout.isatty() else "") + f"  {'failed' if failed else 'done'}")  # noqa: T201
         self._title = self._stage = ""
+
+    def settle(self, *_: object) -> None:
+        """The cell is over: no thread of it may go on printing."""
+        super().settle()
+        self._close_transfer()
+        self._stage = ""
 
     def note(self, message: str) -> None:
         """Print it."""
         self._open()
         newline = "\n" if self._stage and sys.stdout.isatty() else ""
-        print(f"{newline}  note: {render.plain(message)}")  # noqa: T201
+        with self._lock:
+            print(f"{newline}  note: {render.plain(message)}")  # noqa: T201
+
+    def _close_transfer(self) -> None:
+        """Print the last figures of a transfer."""
+        closing, self._transfer = self._transfer, None
+        if closing:
+            closing[1].close()
+            self._print_stage(render.moved_text(*closing[0].outcome))
+
+    def _repaint(self) -> None:
+        if self._transfer and (sys.stdout.isatty() or time.monotonic() - self._printed > _PIPE_S):
+            transfer = self._transfer[0]
+            bar = render.text_bar(transfer.done / transfer.total, width=12) if transfer.total else ""
+            self._print_stage(bar + render.transfer_text(*transfer.figures))
+
+    def _print_stage(self, figures: str = "") -> None:
+        with self._lock:
+            self._printed = time.monotonic()
+            if sys.stdout.isatty():
+                columns = shutil.get_terminal_size().columns - 1
+                line = render.progress_line(f"  {self._stage} ", self._detail, figures, columns)
+                print(f"\r\x1b[K{line}", end="", flush=True)  # noqa: T201
+            else:
+                line = f"  {self._stage} {render.plain(self._detail)}  {figures}"
+                print(line.rstrip(), flush=True)  # noqa: T201
 
     def _open(self) -> None:
         if self._title:

@@ -1,6 +1,6 @@
-"""Models: what a reference names, and what a file says about itself."""
+"""Models: what a reference names, what a file says about itself, what it will need."""
 
-from llmlab.weights.fit import default_limit_mib, required_mib
-from llmlab.weights.references import TINY, known_models, resolve
+from llmlab.weights.references import foresee, known_models, resolve
+from llmlab.weights.store import TINY
 
-__all__ = ["TINY", "default_limit_mib", "known_models", "required_mib", "resolve"]
+__all__ = ["TINY", "foresee", "known_models", "resolve"]

@@ -1,68 +1,136 @@
-"""From a reference, as the user types it, to a model."""
+"""From a reference, as the user types it, to a model.
+
+tiny                        the built-in teaching model
+./file.gguf                 a file; of a split model, any of its files
+qwen2.5-0.5b[:QUANT]        a model of the catalog
+hf:owner/repo[:QUANT]       from a model hub; fetched if it is not here
+hf:owner/repo/file.gguf
+ollama:name[:tag]           from an Ollama store on this machine
+synthetic:SHAPE[:QUANT]     random weights in the shape of a model; SHAPE is
+a name or the path of a GGUF file
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-from contextlib import suppress
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llmlab.errors import ModelFileError, ModelNotFoundError, UnknownNameError
+from llmlab.reporting import reporter
 from llmlab.specs import Model
-from llmlab.weights.gguf import CONTROL, Header, read_header
+from llmlab.weights import anatomy, catalog, hub_cache, outline, store
+from llmlab.weights.anatomy import Anatomy
+from llmlab.weights.gguf import read_header, shards
+from llmlab.weights.store import TINY
 
-TINY = "tiny"
+_HUB, _OLLAMA, _SYNTHETIC = "hf:", "ollama:", "synthetic:"
 _SCHEME = re.compile(r"[a-z]{2,}:")
 _MAX_NAME = 40
-_REMEMBERED = 200
 _MAX_CONTROL_TOKENS = 64
+# Hashing less than this takes no time worth a message.
+_LONG_TO_HASH_BYTES = 256 * 1024 * 1024
 
 
 def known_models() -> tuple[str, ...]:
-    """Names that can be used as they are, without a path."""
-    return (TINY,)
+    """Names that can be used as they are, without a path: built in, and of the catalog."""
+    return (TINY, *(entry.name for entry in catalog.entries()))
 
 
 def resolve(reference: str) -> Model:
-    """Find the model that a reference names.
+    """Find the model that a reference names, and bring it here if it is not.
 
     Args:
-        reference: `tiny`, or a path to a GGUF file.
+        reference: See above.
 
     Raises:
         UnknownNameError: If it is neither a known name nor a path.
-        ModelNotFoundError: If the path leads nowhere.
+        ModelNotFoundError: If the path leads nowhere, or no store has it.
         ModelFileError: If the file is not a usable GGUF file, or if `tiny`
             is not the file that the package shipped.
+        HubError: If it cannot be fetched.
+        DiskSpaceError: If there is no room for it.
     """
     if reference == TINY:
         return _tiny()
+    if listed := _listed(reference):
+        entry, quant = listed
+        return _model(reference, entry.name, _here(entry.at(quant)))
+    path = _here(reference)
+    return _model(reference, _name(reference, path), path)
+
+
+def foresee(reference: str) -> Anatomy:
+    """What a model is made of that need not be here yet.
+
+    Read from its file where it is here, otherwise from the catalog's or the
+    synthetic model's shape, or from the few MB at the head of the hub's file.
+
+    Raises:
+        UnknownNameError: If the reference names nothing.
+        ModelError: If the file is damaged, or the hub does not have it.
+    """
+    from llmlab.weights import hub  # noqa: PLC0415 - see below
+
+    listed = _listed(reference)
+    actual = listed[0].at(listed[1]) if listed else reference
+    if actual.startswith(_HUB):
+        if path := hub.find(hub.parse(actual)):
+            return anatomy.of_file(path)
+        if listed:
+            return outline.of_shape(listed[0].shape, listed[1])
+        headers = [read_header(path, complete=False) for path in hub.headers(hub.parse(actual))]
+        found = anatomy.of_headers(headers)
+        # What was fetched ends behind the header.
+        return replace(found, file_bytes=sum(found.bytes_by_type.values()))
+    if actual.startswith(_SYNTHETIC):
+        return outline.of_synthetic(actual)
+    return anatomy.of_file(store.builtin_path() if actual == TINY else _here(actual))
+
+
+def _listed(reference: str) -> tuple[catalog.Entry, str] | None:
+    """What the catalog has under that name; a file of that name goes before it."""
+    found = catalog.find(reference)
+    return None if found and Path(reference).is_file() else found
+
+
+def _here(reference: str) -> Path:
+    """The file of a reference other than `tiny`, fetched or written if need be."""
+    # With the first reference of their kind: a hub is a second of imports.
+    from llmlab.weights import hub, ollama, synthetic  # noqa: PLC0415
+
+    if reference.startswith(_HUB):
+        wanted = hub.parse(reference)
+        return hub.find(wanted) or hub.fetch(wanted)
+    if reference.startswith(_OLLAMA):
+        return ollama.find(reference)
+    if reference.startswith(_SYNTHETIC):
+        return synthetic.ensure(*synthetic.parse(reference))
+    return _file(reference)
+
+
+def _file(reference: str) -> Path:
     try:
-        exists = Path(reference).exists()
-        path = Path(reference).expanduser().resolve()
+        path = Path(reference).expanduser().absolute()
+        exists = path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         # Too long, a loop of links, no such user's home, a zero byte.
         raise ModelNotFoundError(
             f"{reference[:80]!r} cannot be the path of a model: {getattr(error, 'strerror', '') or error}",
             hint="use tiny, or the path of a .gguf file",
         ) from error
-    looks_like_path = reference.endswith(".gguf") or "/" in reference
-    if not exists and (_SCHEME.match(reference) or not looks_like_path):
+    looks_like_path = (reference.endswith(".gguf") or "/" in reference) and not _SCHEME.match(reference)
+    if not exists and not looks_like_path:
         raise UnknownNameError("model", reference, known_models(), hint=_unknown_hint(reference))
-    header = read_header(path)
-    return _model(reference, path.name.removesuffix(".gguf"), path, header, _sha256(path))
+    return path
 
 
 def _tiny() -> Model:
-    folder = Path(str(resources.files("llmlab.weights").joinpath("builtin")))
-    path = folder / "tiny.gguf"
+    path = store.builtin_path()
     try:
-        card = json.loads((folder / "tiny.json").read_text(encoding="utf-8"))
-        digest = _sha256(path)
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        digest = store.sha256(path)
     except (OSError, ValueError) as error:
         raise ModelFileError(
             f"the built-in model cannot be read: {error}", hint="install llmlab again"
@@ -72,86 +140,44 @@ def _tiny() -> Model:
             "the built-in model is not the file that llmlab shipped: its sha256 differs",
             hint="install llmlab again",
         )
-    return _model(TINY, TINY, path, read_header(path), digest)
+    return _model(TINY, TINY, path)
 
 
 def _unknown_hint(reference: str) -> str:
     if ":" in reference:
-        return "references with a colon are not supported yet; use tiny or a path to a .gguf file"
+        return "references with a colon begin with hf:, ollama: or synthetic:"
     near = UnknownNameError("model", reference, known_models()).hint
     return f"{near}; a file needs its path: ./{reference}.gguf"
 
 
-def _model(reference: str, name: str, path: Path, header: Header, digest: str) -> Model:
-    heads = _integer(header, "attention.head_count", path, default=1)
-    width = _integer(header, "embedding_length", path, default=0)
-    tokens = _list(header, "tokenizer.ggml.tokens")
-    kinds = _list(header, "tokenizer.ggml.token_type")
-    control = [
-        text
-        for text, kind in zip(tokens, kinds, strict=False)
-        if kind == CONTROL and isinstance(text, str) and not re.fullmatch(r"<\|[^|\s]*\|>", text)
-    ]
+def _name(reference: str, path: Path) -> str:
+    """A short name; a file's own, where it has one."""
+    if reference.startswith(_OLLAMA):
+        return reference.removeprefix(_OLLAMA).removesuffix(":latest")
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.name.removesuffix(".gguf"))
+    return f"synthetic-{stem}" if reference.startswith(_SYNTHETIC) else stem
+
+
+def _model(reference: str, name: str, path: Path) -> Model:
+    files = shards(path)
+    found = anatomy.of_file(path)
+    # The hub's files lie under their hashes, which were checked when they came.
+    published = hub_cache.published_sha256(files[0])
+    if not published and found.file_bytes > _LONG_TO_HASH_BYTES:
+        reporter().stage("verify", "computing its sha256, the first time only")
+    control = [text for text in found.control_tokens if not re.fullmatch(r"<\|[^|\s]*\|>", text)]
     return Model(
         reference=reference,
         name=re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-.")[:_MAX_NAME] or "model",
-        path=path,
-        file_bytes=header.file_bytes,
-        sha256=digest,
-        architecture=header.architecture,
-        n_layers=_integer(header, "block_count", path, default=0),
-        n_kv_heads=_integer(header, "attention.head_count_kv", path, default=heads),
-        head_dim=_integer(header, "attention.key_length", path, default=width // max(heads, 1)),
-        n_vocab=len(tokens),
-        context_train=_integer(header, "context_length", path, default=0),
+        path=files[0],
+        files=files,
+        file_bytes=found.file_bytes,
+        sha256=published or store.sha256(files[0]),
+        architecture=found.architecture,
+        parameters=found.parameters,
+        quantisation=found.quantisation,
+        synthetic=found.synthetic,
+        n_vocab=found.n_vocab,
+        context_train=found.context_train,
         control_tokens=tuple(control[:_MAX_CONTROL_TOKENS]),
     )
-
-
-def _list(header: Header, key: str) -> list[Any]:
-    value = header.metadata.get(key)
-    return value if isinstance(value, list) else []
-
-
-def _integer(header: Header, key: str, path: Path, *, default: int) -> int:
-    value: Any = header.get(key, default)
-    # Some architectures give one number per layer; the largest bounds them all.
-    if isinstance(value, list) and value:
-        value = max(value)
-    if not isinstance(value, int) or value < 0:
-        raise ModelFileError(f"{path} is damaged: {key} is {value!r}", hint="download it again")
-    return value
-
-
-def _sha256(path: Path) -> str:
-    """The file's sha256, remembered by size and time of change.
-
-    A changed byte changes the time of change unless somebody sets it back;
-    hashing gigabytes at every start would cost more than that risk.
-    """
-    info = path.stat()
-    key = f"{path}:{info.st_size}:{info.st_mtime_ns}:{info.st_ino}"
-    cache = _cache_dir() / "sha256.json"
-    known: Any = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(cache.read_text(encoding="utf-8"))
-    known = known if isinstance(known, dict) else {}
-    if found := known.get(key):
-        return str(found)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    with suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        draft = cache.with_name(f"sha256.{os.getpid()}.new")
-        newest = dict([*known.items(), (key, digest.hexdigest())][-_REMEMBERED:])
-        draft.write_text(json.dumps(newest), encoding="utf-8")
-        draft.replace(cache)
-    return digest.hexdigest()
-
-
-def _cache_dir() -> Path:
-    if override := os.environ.get("LLMLAB_CACHE_DIR"):
-        return Path(override)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmlab"

@@ -1,0 +1,181 @@
+"""What this machine has: memory, CPUs, GPUs, and how fast it reads its memory.
+
+"This machine" is what this process may use of it: in a container with a limit,
+as on Binder, that is the limit, not the host's memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_MIB = 1024 * 1024
+# Large enough that no CPU's cache holds it.
+_BUFFER_BYTES = 512 * _MIB
+_PASSES = 3
+# What other programs need to go on when a model has taken the rest.
+_MOST_RESERVED_MIB, _RESERVED_SHARE = 1024, 0.05
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: Its name.
+        total_mib: Its memory.
+        free_mib: What of it is free now.
+    """
+
+    name: str
+    total_mib: int
+    free_mib: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What there is now.
+
+    Attributes:
+        cpu: The CPU's name.
+        cpus: CPUs this process may use, a quota rounded up.
+        total_mib: Memory, or the limit of the container this runs in.
+        available_mib: What can be had of it without swapping.
+        usable_mib: `available_mib` less a reserve of 5 %, at most 1 GiB, so that a
+            model that just fits does not freeze everything else.
+        gpus: The NVIDIA GPUs that can be seen; None if that cannot be told.
+    """
+
+    cpu: str
+    cpus: int
+    total_mib: int
+    available_mib: int
+    usable_mib: int
+    gpus: tuple[Gpu, ...] | None
+
+
+def look() -> Machine:
+    """This machine as it is now."""
+    memory = psutil.virtual_memory()
+    total, available = memory.total // _MIB, memory.available // _MIB
+    if limit := _memory_limit_mib():
+        most, used = limit
+        total, available = min(total, most), max(0, min(available, most - used))
+    reserved = min(_MOST_RESERVED_MIB, int(total * _RESERVED_SHARE))
+    return Machine(
+        cpu=cpu_name(),
+        cpus=cpus(),
+        total_mib=total,
+        available_mib=available,
+        usable_mib=max(0, available - reserved),
+        gpus=gpus(),
+    )
+
+
+def cpus() -> int:
+    """CPUs this process may use: its affinity and, in a container, its quota, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError, IndexError):
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(allowed, -(-int(quota) // int(period))))  # "max" is no number: no quota
+    with suppress(OSError, ValueError):
+        quota = (_CGROUP / "cpu" / "cpu.cfs_quota_us").read_text(encoding="ascii")
+        period = (_CGROUP / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii")
+        if int(quota) > 0:
+            return max(1, min(allowed, -(-int(quota) // int(period))))
+    return allowed
+
+
+def gpus() -> tuple[Gpu, ...] | None:
+    """The NVIDIA GPUs, () if there is a driver and none; None where there is no driver to ask."""
+    try:
+        import pynvml  # noqa: PLC0415 - only where somebody asks for GPUs
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - no package, no driver, a driver of another kind: not known
+        return None
+    found = []
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            name = pynvml.nvmlDeviceGetName(handle)
+            found.append(Gpu(name=str(name), total_mib=memory.total // _MIB, free_mib=memory.free // _MIB))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+    return tuple(found)
+
+
+def read_bandwidth_gb_per_s(threads: int) -> float | None:
+    """How fast memory can be read, in GB/s (10⁹ bytes), by so many threads at once.
+
+    The C library's `memchr` looks for a byte that is not there: it reads every
+    byte once and writes none, as a model does with its weights, and ctypes
+    lets go of Python's lock meanwhile. The best of a few passes counts, since
+    neighbours can only make it slower. None where there is no such library, or
+    not enough memory to try.
+    """
+    if psutil.virtual_memory().available < 4 * _BUFFER_BYTES:
+        return None
+    try:
+        memchr = ctypes.CDLL(None).memchr
+    except (OSError, AttributeError, TypeError):
+        return None
+    memchr.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+    memchr.restype = ctypes.c_void_p
+    buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
+    # Pages that were never written are all the same page of zeros: write them.
+    ctypes.memset(buffer, 1, _BUFFER_BYTES)
+    share = _BUFFER_BYTES // threads
+    start = ctypes.addressof(buffer)
+    best = 0.0
+    for _ in range(_PASSES):
+        readers = [
+            threading.Thread(target=memchr, args=(start + share * i, 0, share)) for i in range(threads)
+        ]
+        began = time.perf_counter()
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        best = max(best, share * threads / (time.perf_counter() - began))
+    return round(best / 1e9, 1)
+
+
+def _memory_limit_mib() -> tuple[int, int] | None:
+    """Limit and use of the container this process runs in; None without a limit."""
+    for limit, usage, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):
+            most = int((_CGROUP / limit).read_text(encoding="ascii"))
+            used = int((_CGROUP / usage).read_text(encoding="ascii"))
+            statistics = (_CGROUP / limit).with_name("memory.stat").read_text(encoding="ascii")
+            reclaimable = re.search(rf"^{cache} (\d+)$", statistics, re.MULTILINE)
+            used -= int(reclaimable[1]) if reclaimable else 0
+            # cgroup v1 writes "no limit" as a number near 2⁶³.
+            return None if most > 1 << 60 else (most // _MIB, max(0, used) // _MIB)
+    return None
+
+
+def cpu_name() -> str:
+    """The CPU's name."""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE):
+            return found[1]
+    return platform.processor() or platform.machine()

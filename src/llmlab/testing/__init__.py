@@ -1,0 +1,1 @@
+"""Servers to try llmlab against without a network. Nothing here imports llmlab."""
