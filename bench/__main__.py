@@ -27,9 +27,9 @@ def main() -> int:
         print(f"no benchmark {unknown[0]!r}; there are: {', '.join(_ALL)}", file=sys.stderr)
         return 2
     # Servers of the benchmarks' own; the user's are left alone.
-    with tempfile.TemporaryDirectory(prefix="llm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="llm-") as folder, tempfile.TemporaryDirectory() as state:
         os.environ["LLMLAB_RUNTIME_DIR"] = folder
-        os.environ["LLMLAB_STATE_DIR"] = folder + ".state"
+        os.environ["LLMLAB_STATE_DIR"] = state
         try:
             for name in names:
                 print(name, flush=True)

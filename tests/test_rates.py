@@ -33,6 +33,7 @@ ROOFS = Rates(
     prefill_parameters_per_s={"Q4_K": 40e9, "Q8_0": 30e9},
     layer_s=1e-4,
     attention_s=1e-9,
+    prompt_attention_s=2e-10,
 )
 
 
@@ -46,7 +47,9 @@ def test_the_roofline_by_hand():
     assert pace.assumed == ("Q6_K",)
     assert pace.context_token_s == pytest.approx(1e-9 * 32 * 4096)
     assert pace.bound == "compute"
-    assert 4 < pace.prefill_tokens_per_s < 6
+    prompt = MODEL.prompt_parameters
+    seconds = prompt["Q4_K"] / 40e9 + prompt["Q6_K"] / 30e9 + prompt["F32"] / 30e9 + 2e-10 * 32 * 4096 * 256
+    assert 1 / pace.prefill_tokens_per_s == pytest.approx(seconds)
 
 
 def _with(**changes):
@@ -190,10 +193,44 @@ def test_measuring_one_type(require_engine):
     assert seen.stages == ["measure"]
     assert set(found.read_bytes_per_s) == {"Q4_0"} == set(found.prefill_parameters_per_s)
     assert found.read_bytes_per_s["Q4_0"] > 1e8
+    assert min(found.layer_s, found.attention_s, found.prompt_attention_s) >= 0
     assert measuring.current(1) == found
     assert measuring.missing(["Q4_0", "Q6_K", "F32"], found) == ["Q6_K"]
     assert ledger.summary() is None
     assert llmlab.ps().servers == ()
+
+
+def test_a_layer_is_told_from_its_weights():
+    """Two models, made up so that both rates and the overhead are known."""
+
+    def trial(layers: int, read: int, width: int) -> measuring._Trial:
+        model = replace(MODEL, n_layers=layers, n_heads=width, key_length=1)
+        token_s = read / 10e9 + layers * 5e-4
+        per_token = 1e-9 * layers * width
+        return measuring._Trial(
+            model=model,
+            token_s=token_s,
+            deep_token_s=token_s + 500 * per_token,
+            depth=500,
+            prompts=((100, 0.01 + per_token * 50), (500, 0.01 + per_token * 250)),
+        )
+
+    read = sum(MODEL.read_by_type.values())
+    empty = Rates(threads=2, engine="e", cpu="c", measured="2026-11-22")
+    found = measuring._with_trials(empty, "Q4_K", trial(2, read, 4096), trial(24, read, 1024))
+    assert found.layer_s == pytest.approx(5e-4)
+    assert found.attention_s == pytest.approx(1e-9)
+    assert found.prompt_attention_s == pytest.approx(1e-9)
+    assert found.read_bytes_per_s["Q4_K"] == pytest.approx(10e9)
+
+
+def test_what_there_is_no_room_for_is_not_measured(monkeypatch):
+    tight = replace(machine.look(), usable_mib=100)
+    monkeypatch.setattr(machine, "look", lambda: tight)
+    with reporting_to(Recorder()) as seen:
+        found = measuring.measure(["F16"], 1)
+    assert found.read_bytes_per_s == {}
+    assert "was not measured" in seen.notes[0]
 
 
 def test_models_with_their_fit(require_engine):

@@ -150,6 +150,10 @@ def _with_fit(known: _Known, question: Question, here: Machine, roofs: Rates | N
     needed = fit.need(model, setting)
     room = min(here.usable_mib, question.limit_mib or here.usable_mib)
     verdict = needed.verdict(room)
+    # Very small models get fewer threads than the others, which has to be measured by itself.
+    threads = launch.default_threads(model.file_bytes)
+    if roofs and roofs.threads != threads:
+        roofs = rates.load(threads)
     pace = rates.predict(model, roofs) if roofs and not setting.gpu_layers else None
     return replace(
         known.row,
@@ -197,7 +201,7 @@ def _roofs(models: Iterable[Anatomy], measure: Measure) -> Rates | None:
             "missing": measuring.missing(types, known),
             "nothing": [],
         }[measure]
-        return measuring.measure(wanted, threads) if wanted else known
+        return measuring.measure(wanted, threads, anew=measure == "all") if wanted else known
     except EngineError as error:
         reporter().note(f"rates are unknown, because {error.message}: {error.hint}")
         return None

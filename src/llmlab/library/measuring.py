@@ -8,31 +8,33 @@ its generating and of its reading a prompt is the roof of that type.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmlab import lab, machine, runtime
 from llmlab.builds import find_build
-from llmlab.errors import RequestError
+from llmlab.errors import MemoryFitError, RequestError
 from llmlab.lab import ledger
 from llmlab.reporting import Reporter, reporter, reporting_to
 from llmlab.weights import rates, store, synthetic
-from llmlab.weights.anatomy import of_file
+from llmlab.weights.anatomy import Anatomy, of_file
 from llmlab.weights.gguf import Header
 from llmlab.weights.rates import Rates
 from llmlab.weights.shapes import Shape
 from llmlab.weights.tensors import Tensor, tensor_type
 
 # What models of the catalog and most of those on hubs consist of.
-USUAL_TYPES = ("Q4_K", "Q6_K", "Q8_0", "Q4_0", "F16")
+USUAL_TYPES = ("Q4_K", "Q6_K", "Q8_0", "Q4_0")
 _LEAST_BYTES = 192 * 1024 * 1024
 _CONTEXT = 2048
-# As many tokens as one batch of llama.cpp's, less the chat template's.
-_PROMPT_WORDS = 480
-_DECODE_S = 0.6
+_QUESTION = "What is a container?"  # which the built-in model answers at some length
+# The longer one has about as many tokens as one batch of llama.cpp's.
+_PROMPT_WORDS = (120, 480)
+_DECODE_S = 0.8
 _REPEATS = 3
 
 
@@ -46,14 +48,15 @@ def current(threads: int) -> Rates | None:
     return found if found and found.engine == find_build().identity else None
 
 
-def measure(types: Iterable[str], threads: int) -> Rates:
+def measure(types: Iterable[str], threads: int, *, anew: bool = False) -> Rates:
     """Measure some types of weights, and keep the result.
 
-    Takes about five seconds for each type.
+    Takes some ten seconds for each type.
 
     Args:
         types: Names of types, such as "Q4_K".
         threads: Compute threads.
+        anew: Forget what was measured before.
 
     Raises:
         EngineMissingError: If there is no llama-server.
@@ -61,7 +64,7 @@ def measure(types: Iterable[str], threads: int) -> Rates:
     """
     wanted = list(types)
     report = reporter()
-    found = current(threads) or Rates(
+    found = (None if anew else current(threads)) or Rates(
         threads=threads,
         engine=find_build().identity,
         cpu=machine.cpu_name(),
@@ -71,17 +74,36 @@ def measure(types: Iterable[str], threads: int) -> Rates:
     with TemporaryDirectory(dir=_folder(), prefix=".measuring-") as folder, ledger.paused():
         for number, kind in enumerate(wanted, start=1):
             report.stage("measure", f"weights of type {kind} ({number} of {len(wanted)})")
-            path = Path(folder) / f"measuring-{kind.lower()}.gguf"
             # What is written and started meanwhile is no stage of the caller's.
+            try:
+                with reporting_to(Reporter()):
+                    wide = _made_trial(_WIDE, kind, Path(folder), threads)
+                    narrow = _made_trial(_NARROW, kind, Path(folder), threads) if not found.layer_s else None
+            except MemoryFitError as error:
+                report.note(f"{kind} was not measured: {error.message}")
+                continue
+            found = _with_trials(found, kind, wide, narrow)
+        if threads > 1:
+            report.stage("measure", "the built-in model")
             with reporting_to(Reporter()):
-                synthetic.write(_plan(kind), path)
-                found = _with_type(found, kind, path, threads)
-            path.unlink()
-        report.stage("measure", "what a layer takes besides its weights")
-        with reporting_to(Reporter()):
-            found = _with_layer(found, threads)
+                rates.save(_small(found))
     rates.save(found)
     return found
+
+
+def _small(found: Rates) -> Rates:
+    """The pace of very small models, which stay in the cache and get one thread: the built-in model's."""
+    trial = _trial(store.builtin_path(), 1)
+    kind, *_ = trial.model.prompt_parameters  # the norms, in F32, are few
+    return Rates(
+        threads=1,
+        engine=found.engine,
+        cpu=found.cpu,
+        measured=found.measured,
+        bandwidth_gb_per_s=found.bandwidth_gb_per_s,
+        read_bytes_per_s={kind: trial.read_bytes / trial.token_s},
+        prefill_parameters_per_s={kind: trial.model.prompt_parameters[kind] / trial.prompts[1][1]},
+    )
 
 
 def missing(types: Iterable[str], known: Rates | None) -> list[str]:
@@ -96,27 +118,121 @@ def _folder() -> Path:
     return folder
 
 
-def _plan(kind: str) -> synthetic.Plan:
-    """A model whose matrices are all of one type."""
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What was measured of one model.
+
+    Attributes:
+        model: What it is made of.
+        token_s: Seconds for a token with an empty context.
+        deep_token_s: The same with `depth` tokens in it.
+        depth: See above.
+        prompts: (tokens of a prompt, seconds for each of them), a short one and a long one.
+    """
+
+    model: Anatomy
+    token_s: float
+    deep_token_s: float
+    depth: int
+    prompts: tuple[tuple[int, float], tuple[int, float]]
+
+    @property
+    def attention_width(self) -> int:
+        """Layers × heads × length of a key."""
+        return self.model.n_layers * self.model.n_heads * self.model.key_length
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of weights that a token reads."""
+        return sum(self.model.read_by_type.values())
+
+
+def _made_trial(shape: Shape, kind: str, folder: Path, threads: int) -> _Trial:
+    path = folder / "measuring.gguf"
+    synthetic.write(_plan(shape, kind), path)
+    try:
+        return _trial(path, threads)
+    finally:
+        path.unlink()
+
+
+def _trial(path: Path, threads: int) -> _Trial:
+    model = of_file(path)
+    with lab.start(str(path), backend="native", slots=1, threads=threads) as server:
+        token_s = _decode_s(server, _QUESTION)
+        prompts = []
+        for words in _PROMPT_WORDS:
+            # A number at its head: what is cached is not read.
+            texts = [f"{number} " + "container " * words for number in range(_REPEATS - 1)]
+            answers = [server.ask(text, max_tokens=1) for text in texts]
+            rate = max(_known(answer.prompt_tokens_per_s) for answer in answers)
+            prompts.append((answers[0].prompt_tokens or words, 1 / rate))
+        deep_token_s = _decode_s(server, texts[-1])
+        # Once more, since the pace of a shared machine changes from one second to the next.
+        token_s = (token_s + _decode_s(server, _QUESTION)) / 2
+    short, long = prompts
+    return _Trial(model, token_s, deep_token_s, long[0], (short, long))
+
+
+def _with_trials(found: Rates, kind: str, wide: _Trial, narrow: _Trial | None) -> Rates:
+    """Add what trials of one type say.
+
+    A token takes bytes / roof + layers × overhead. Two models of about the same
+    size, one of few wide layers and one of many narrow ones, tell the two apart.
+    """
+    if narrow:
+        # bytes_w / roof + layers_w × x = t_w and bytes_n / roof + layers_n × x = t_n, solved for x.
+        share = narrow.read_bytes / wide.read_bytes
+        layers = narrow.model.n_layers - wide.model.n_layers * share
+        attention = (wide.deep_token_s - wide.token_s) / (wide.attention_width * wide.depth)
+        (short, short_s), (long, long_s) = wide.prompts
+        prompt_attention = (long_s - short_s) / (wide.attention_width * (long - short) / 2)
+        found = replace(
+            found,
+            layer_s=max(0.0, (narrow.token_s - wide.token_s * share) / layers),
+            attention_s=max(0.0, attention),
+            prompt_attention_s=max(0.0, prompt_attention),
+        )
+    read_s = wide.token_s - found.layer_s * wide.model.n_layers
+    long, long_s = wide.prompts[1]
+    prompt_s = long_s - found.prompt_attention_s * wide.attention_width * long / 2
+    return replace(
+        found,
+        read_bytes_per_s={**found.read_bytes_per_s, kind: wide.read_bytes / max(read_s, wide.token_s / 2)},
+        prefill_parameters_per_s={
+            **found.prefill_parameters_per_s,
+            kind: wide.model.prompt_parameters[kind] / max(prompt_s, long_s / 2),
+        },
+    )
+
+
+def _plan(shape: Shape, kind: str) -> synthetic.Plan:
+    """A model whose matrices are all of one type, with enough layers to leave any cache."""
     form = tensor_type(kind)
-    one = _shape(1)
-    layer_elements = sum(_elements(dims) for name, dims in one.tensors() if name.startswith("blk."))
-    layers = -(-_LEAST_BYTES // (layer_elements // form.block * form.block_bytes))
-    shape = _shape(layers)
+    elements = sum(math.prod(dims) for name, dims in shape.tensors() if name.startswith("blk."))
+    layer_bytes = elements // form.block * form.block_bytes
+    # Of a prompt, the last layer works on one token only: it cannot be alone.
+    whole = replace(shape, n_layers=max(2, -(-_LEAST_BYTES // layer_bytes)))
     tensors = tuple(
         Tensor(name, dims, (form if len(dims) > 1 else tensor_type("F32")).number, 0)
-        for name, dims in shape.tensors()
+        for name, dims in whole.tensors()
     )
-    header = Header(3, shape.metadata(), tensors, 0)
+    header = Header(3, whole.metadata(), tensors, 0)
     return synthetic.plan_like([header], None, f"measuring {kind}")
 
 
-def _shape(layers: int) -> Shape:
+def _layer(n_embd: int, n_ff: int, n_heads: int, head_size: int) -> Shape:
+    """A model of one layer."""
     return Shape(
         name="measuring",
         title="measuring",
         architecture="llama",
-        n_layers=layers,
+        n_layers=1,
+        n_embd=n_embd,
+        n_ff=n_ff,
+        n_heads=n_heads,
+        n_kv_heads=8,
+        head_size=head_size,
         n_vocab=2048,
         n_merges=0,
         context=_CONTEXT,
@@ -125,49 +241,12 @@ def _shape(layers: int) -> Shape:
         tied=False,
         parameters=0,
         source="",
-        # The layers of a model with 1 B parameters.
-        n_embd=2048,
-        n_ff=8192,
-        n_heads=32,
-        n_kv_heads=8,
-        head_size=64,
     )
 
 
-def _with_type(found: Rates, kind: str, path: Path, threads: int) -> Rates:
-    model = of_file(path)
-    with lab.start(str(path), backend="native", slots=1, context=_CONTEXT, threads=threads) as server:
-        short = _decode_s(server, "Go on")
-        words = "container " * _PROMPT_WORDS
-        # A number at its head: what is cached is not read.
-        prompts = [server.ask(f"{number} {words}", max_tokens=1) for number in range(_REPEATS - 1)]
-        attention = found.attention_s
-        if not attention and (depth := prompts[-1].prompt_tokens):
-            long = _decode_s(server, f"{_REPEATS - 2} {words}")
-            width = model.n_heads * model.key_length
-            attention = max(0.0, long - short) / (model.n_layers * width * depth)
-    size = sum(model.read_by_type.values())
-    return replace(
-        found,
-        read_bytes_per_s={**found.read_bytes_per_s, kind: size / short},
-        prefill_parameters_per_s={
-            **found.prefill_parameters_per_s,
-            kind: max(_known(answer.prompt_tokens_per_s) for answer in prompts) * model.active_parameters,
-        },
-        attention_s=attention,
-    )
-
-
-def _with_layer(found: Rates, threads: int) -> Rates:
-    """The built-in model is so small that a token's time is nearly all overhead."""
-    model = of_file(store.builtin_path())
-    with lab.start(store.TINY, backend="native", slots=1, threads=threads) as server:
-        token_s = min(1 / _rate(server, "What is a container?", 48) for _ in range(_REPEATS))
-    read_s = sum(
-        size / found.read_bytes_per_s.get(kind, max(found.read_bytes_per_s.values()))
-        for kind, size in model.read_by_type.items()
-    )
-    return replace(found, layer_s=max(0.0, token_s - read_s) / model.n_layers)
+# Layers as wide as those of a model with 8 B parameters, and of one with 0.5 B.
+_WIDE = _layer(4096, 8192, 32, 128)
+_NARROW = _layer(1024, 4096, 16, 64)
 
 
 def _decode_s(server: lab.Server, prompt: str) -> float:
@@ -188,10 +267,3 @@ def _known(rate: float | None) -> float:
             hint="llmlab build makes a llama-server, which does",
         )
     return rate
-
-
-def _elements(dims: tuple[int, ...]) -> int:
-    product = 1
-    for length in dims:
-        product *= length
-    return product

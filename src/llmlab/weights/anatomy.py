@@ -141,6 +141,20 @@ class Anatomy:
         """Number of weights that are read to generate one token, counted as in `read_by_type`."""
         return sum(self._read(tensor, tensor.elements) for tensor in self.tensors)
 
+    @property
+    def prompt_parameters(self) -> dict[str, int]:
+        """Number of weights that each token of a prompt is multiplied with, by type, most first.
+
+        As those that are read, without the output matrix and the last layer's
+        feed-forward part: llama.cpp goes on with the prompt's last token only.
+        """
+        last = re.compile(rf"blk\.{self.n_layers - 1}\.ffn_.*")
+        return _by_type(
+            (tensor, self._read(tensor, tensor.elements))
+            for tensor in self.tensors
+            if tensor.name not in (_EMBEDDING, _OUTPUT) and not last.fullmatch(tensor.name)
+        )
+
     def _read(self, tensor: Tensor, amount: int) -> int:
         if tensor.name in _LOOKED_UP:
             return amount if tensor.name == _EMBEDDING and self.tied_embeddings else 0

@@ -2,7 +2,8 @@
 
     t_token   = Σ weights read of a type / roof of that type
                 + layers × overhead + attention × tokens in the context
-    t_prompt  = Σ parameters of a type / prefill roof of that type   (per token)
+    t_prompt  = Σ parameters of a type / prefill roof of that type
+                + attention × half of the prompt's tokens              (per token)
 
 A token of one request reads every active weight once, so generation is bound
 by memory where the CPU keeps up, by unpacking the weights where it does not.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from llmlab.weights.tensors import tensor_type
 
 Bound = Literal["memory", "compute"]
 _FILE = "rates.json"
+_PROMPT_TOKENS = 512
 _MEMORY_BOUND = 0.7  # of the bandwidth measured without a model
 
 
@@ -48,6 +51,7 @@ class Rates:
         layer_s: Seconds that a layer takes besides its weights, for one token.
         attention_s: Seconds per layer × attention width (heads × length of
             a key, in elements) × token in the context, for one token.
+        prompt_attention_s: The same for a token of a prompt, which is read in batches.
     """
 
     threads: int
@@ -59,6 +63,7 @@ class Rates:
     prefill_parameters_per_s: dict[str, float] = field(default_factory=dict)
     layer_s: float = 0.0
     attention_s: float = 0.0
+    prompt_attention_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,25 +98,20 @@ def predict(anatomy: Anatomy, rates: Rates) -> Pace | None:
         The rates; None if nothing was measured, or the model has no weights.
     """
     read = anatomy.read_by_type
-    if not rates.read_bytes_per_s or not sum(read.values()):
+    if not rates.read_bytes_per_s or not sum(read.values()) or not anatomy.prompt_parameters:
         return None
-    weights_s = prompt_s = 0.0
-    for kind, size in read.items():
-        weights_s += size / rates.read_bytes_per_s[_measured(kind, rates.read_bytes_per_s)]
-        form = tensor_type(kind)
-        parameters = size * form.block / form.block_bytes
-        roof = _measured(kind, rates.prefill_parameters_per_s)
-        prompt_s += parameters / rates.prefill_parameters_per_s[roof]
+    weights_s = _seconds(read, rates.read_bytes_per_s)
+    prompt_s = _seconds(anatomy.prompt_parameters, rates.prefill_parameters_per_s)
     overhead_s = rates.layer_s * anatomy.n_layers
-    width = anatomy.n_heads * anatomy.key_length
+    wide = anatomy.n_layers * anatomy.n_heads * anatomy.key_length
     bound: Bound | None = None
     if rates.bandwidth_gb_per_s:
         at_bandwidth_s = sum(read.values()) / (rates.bandwidth_gb_per_s * 1e9)
         bound = "memory" if at_bandwidth_s > _MEMORY_BOUND * weights_s else "compute"
     return Pace(
         decode_tokens_per_s=1 / (weights_s + overhead_s),
-        prefill_tokens_per_s=1 / prompt_s,
-        context_token_s=rates.attention_s * anatomy.n_layers * width,
+        prefill_tokens_per_s=1 / (prompt_s + rates.prompt_attention_s * wide * _PROMPT_TOKENS / 2),
+        context_token_s=rates.attention_s * wide,
         bound=bound,
         assumed=tuple(kind for kind in read if kind not in rates.read_bytes_per_s and kind not in _SMALL),
     )
@@ -121,7 +121,11 @@ def predict(anatomy: Anatomy, rates: Rates) -> Pace | None:
 _SMALL = frozenset({"F32"})
 
 
-def _measured(kind: str, roofs: dict[str, float]) -> str:
+def _seconds(amounts: Mapping[str, int], roofs: Mapping[str, float]) -> float:
+    return sum(amount / roofs[_measured(kind, roofs)] for kind, amount in amounts.items())
+
+
+def _measured(kind: str, roofs: Mapping[str, float]) -> str:
     """The type itself, or the measured one with the nearest number of bits."""
 
     def bits(name: str) -> float:
