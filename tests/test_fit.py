@@ -160,7 +160,7 @@ def small_machine(monkeypatch):
 
     def make(usable_mib: int) -> None:
         values: dict[str, Any] = {
-            name: getattr(real, name) for name in ("cpu", "cpus", "total_mib", "available_mib", "gpus")
+            name: getattr(real, name) for name in ("cpu", "cpus", "total_mib", "available_mib")
         }
         monkeypatch.setattr(machine, "look", lambda: machine.Machine(**values, usable_mib=usable_mib))
 

@@ -53,7 +53,6 @@ class Machine:
         available_mib: What can be had of it without swapping.
         usable_mib: `available_mib` less a reserve of 5 %, at most 1 GiB, so that a
             model that just fits does not freeze everything else.
-        gpus: The NVIDIA GPUs that can be seen; None if that cannot be told.
     """
 
     cpu: str
@@ -61,7 +60,6 @@ class Machine:
     total_mib: int
     available_mib: int
     usable_mib: int
-    gpus: tuple[Gpu, ...] | None
 
 
 def look() -> Machine:
@@ -78,7 +76,6 @@ def look() -> Machine:
         total_mib=total,
         available_mib=available,
         usable_mib=max(0, available - reserved),
-        gpus=gpus(),
     )
 
 

@@ -15,7 +15,7 @@ from llmlab.library import measuring
 from llmlab.library.views import Fit, ModelCard, ModelFile, ModelList, ModelRow
 from llmlab.machine import Machine
 from llmlab.reporting import reporter
-from llmlab.weights import anatomy, catalog, fit, outline, rates, store
+from llmlab.weights import anatomy, catalog, fit, hub_cache, outline, rates, store
 from llmlab.weights.anatomy import Anatomy
 from llmlab.weights.rates import Rates
 
@@ -58,7 +58,11 @@ def listed(question: Question | None, measure: Measure) -> ModelList:
     here = machine.look()
     return ModelList(
         models=tuple(_with_fit(each, question, here, roofs) for each in known),
-        machine={**asdict(here), "read_bandwidth_gb_per_s": roofs.bandwidth_gb_per_s if roofs else None},
+        machine={
+            **asdict(here),
+            "gpus": [asdict(gpu) for gpu in machine.gpus() or ()],
+            "read_bandwidth_gb_per_s": roofs.bandwidth_gb_per_s if roofs else None,
+        },
         error=ledger.summary(),
         checked=catalog.checked(),
     )
@@ -80,12 +84,19 @@ def card(reference: str, question: Question, measure: Measure) -> ModelCard:
     known = _match(reference) or _Known(_row(reference, found), found)
     roofs = _roofs([found], measure)
     row = _with_fit(_Known(known.row, found), question, machine.look(), roofs)
-    path = None if row.state == "not here" else weights.resolve(reference).path
+    if row.state == "not here":
+        return ModelCard.of(row, found, ())
+    model = weights.resolve(reference)
     files = [
-        ModelFile(name=file.name, file_bytes=file.stat().st_size, sha256=store.sha256(file))
-        for file in (weights.resolve(reference).files if path else ())
+        ModelFile(
+            name=file.name,
+            file_bytes=file.stat().st_size,
+            # Of a split model, the others' hashes are known only where they were published.
+            sha256=model.sha256 if file == model.path else hub_cache.published_sha256(file),
+        )
+        for file in model.files
     ]
-    return ModelCard.of(row, found, files, path=path)
+    return ModelCard.of(row, found, files, path=model.path)
 
 
 def _known() -> Iterator[_Known]:
