@@ -162,8 +162,8 @@ def _model(reference: str, name: str, path: Path) -> Model:
     files = shards(path)
     found = anatomy.of_file(path)
     # The hub's files lie under their hashes, which were checked when they came.
-    published = hub_cache.published_sha256(files[0])
-    if not published and found.file_bytes > _LONG_TO_HASH_BYTES:
+    known = hub_cache.published_sha256(files[0]) or store.known_sha256(files[0])
+    if not known and found.file_bytes > _LONG_TO_HASH_BYTES:
         reporter().stage("verify", "computing its sha256, the first time only")
     control = [text for text in found.control_tokens if not re.fullmatch(r"<\|[^|\s]*\|>", text)]
     return Model(
@@ -172,7 +172,7 @@ def _model(reference: str, name: str, path: Path) -> Model:
         path=files[0],
         files=files,
         file_bytes=found.file_bytes,
-        sha256=published or store.sha256(files[0]),
+        sha256=known or store.sha256(files[0]),
         architecture=found.architecture,
         parameters=found.parameters,
         quantisation=found.quantisation,

@@ -216,12 +216,17 @@ def sha256(path: Path) -> str:
     hashing gigabytes at every start would cost more than that risk.
     `verify` hashes anew.
     """
-    key = _key(path)
-    if known := _remembered().get(key):
-        return str(known)
-    found = digest(path)
+    if known := known_sha256(path):
+        return known
+    key, found = _key(path), digest(path)
     _remember(key, found)
     return found
+
+
+def known_sha256(path: Path) -> str | None:
+    """The file's sha256, if it was computed before and the file has not changed."""
+    known = _remembered().get(_key(path))
+    return str(known) if known else None
 
 
 def remember(path: Path, found: str) -> None:
