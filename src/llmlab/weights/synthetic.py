@@ -297,7 +297,7 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            reporter().stage("model", f"waiting for another process that writes {path.name}")
+            reporter().stage("write", f"waiting for another process that writes {path.name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         for part in path.parent.glob(f".{path.name}.*.part"):
             part.unlink(missing_ok=True)
