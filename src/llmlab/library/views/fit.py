@@ -61,20 +61,6 @@ class Fit(View):
         known["weights"] = max(known["weights"] - self.spare_mib, 0)
         return {**known, **{name: mib for name, mib in self.parts.items() if name not in known}}
 
-    def settings(self) -> str:
-        """What it was reckoned for."""
-        return f"context {self.context} tokens × {self.slots} slots, KV cache {self.kv_type}"
-
-    def rates(self) -> str:
-        """The predicted rates, in words."""
-        parts = []
-        if self.decode_tokens_per_s is not None:
-            bound = f", bound by {self.bound}" if self.bound else ""
-            parts.append(f"{rate_text(self.decode_tokens_per_s)} tokens/s generated{bound}")
-        if self.prefill_tokens_per_s is not None:
-            parts.append(f"{rate_text(self.prefill_tokens_per_s)} tokens/s of a prompt read")
-        return "predicted: " + "; ".join(parts) if parts else "rate unknown"
-
     def needs(self) -> str:
         """What it needs of what there is, in words."""
         text = (
