@@ -3,8 +3,8 @@
     python -m llmlab.testing.hub FOLDER
 
 serves `FOLDER/owner/repo/model.gguf` and prints the variable that sends
-llmlab (and everything else that uses huggingface_hub) there. A teacher can
-try a class's first steps with it, or give models to machines without internet.
+llmlab (and everything else that uses huggingface_hub) there; it listens on this
+machine only. A teacher can try a class's first steps with it, without a network.
 
 As on the hub, the bytes come from another server than the answers, after a
 redirect; both know ranges. `Fault` makes either fail, and `Hub.requests` says
