@@ -160,6 +160,16 @@ class ServerBehaviour:
         assert sorted(codes) == [0, 2]
         assert [row.name for row in llmlab.ps()] == ["a"]
 
+    def test_a_server_that_only_seemed_to_have_ended_is_not_removed(self, place, isolated_runtime):
+        """As one does whose container is created and not yet started."""
+        with llmlab.start("tiny", name="a", **place) as server:
+            assert not registry.remove_ended(server.record)
+            assert server.status.state == "ready"
+            kill(self.pid(server))
+            eventually(lambda: server.status.state == "exited")
+            assert registry.remove_ended(server.record)
+            assert inventory(isolated_runtime) == []
+
     def test_another_process_sees_asks_and_stops_it(self, place):
         server = llmlab.start("tiny", name="a", **place)
         (row,) = json.loads(run_cli("ps", "--json").stdout)["servers"]

@@ -330,13 +330,13 @@ def _claim(wished: str | None, model_name: str) -> Iterator[runtime.Claim]:
     else:
         candidates = [wished]
         if record := taken.get(wished):
-            if backends.backend(record.backend).look(record).running:
+            # One that died leaves its name to the next.
+            running = backends.backend(record.backend).look(record).running
+            if running or not registry.remove_ended(record):
                 raise NameTakenError(
                     f"a server named {wished!r} runs already",
                     hint=f"choose another --name, or stop it first: stop {wished}",
                 )
-            # It died; its name is free for the next one.
-            registry.stop(record, grace_s=0)
     with ExitStack() as stack:
         for candidate in candidates:
             # Another process may be taking the same name at this moment.

@@ -96,6 +96,26 @@ def stop(record: Record, *, grace_s: float) -> bool:
         return ours or record.container_id is not None
 
 
+def remove_ended(record: Record) -> bool:
+    """Remove what is left of a server that has ended; False if it runs after all.
+
+    Between creating a container and starting it, a server looks as if it had
+    ended; so it is looked at once more when nobody holds its lock.
+    """
+    place = backends.backend(record.backend)
+    try:
+        with runtime.hold(record.name, wait_s=_HOLD_S) as claim:
+            current = runtime.read_record(record.name) if claim else None
+            if place.look(record).running or (current and current.created != record.created):
+                return False
+            place.stop(record, grace_s=0)
+            if claim:
+                claim.remove()
+    except ServerBusyError:
+        return False
+    return True
+
+
 def stop_all(*, grace_s: float) -> tuple[str, ...]:
     """Stop every server of this user; returns their names."""
     return tuple(record.name for record in find_all() if stop(record, grace_s=grace_s))
