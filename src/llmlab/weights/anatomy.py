@@ -7,6 +7,7 @@ meant – a count that is negative, or a text – is an error that names its key
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,18 @@ def of_file(path: Path) -> Anatomy:
         ModelNotFoundError: If the file does not exist or cannot be read.
         ModelFileError: If a file is missing, damaged or no GGUF file.
     """
-    headers = [read_header(part) for part in shards(path)]
+    parts = shards(path)
+    try:
+        # A start asks several times, and a large vocabulary takes a tenth of a second.
+        stamps = tuple((info.st_ino, info.st_size, info.st_mtime_ns) for info in (p.stat() for p in parts))
+    except (OSError, ValueError):
+        stamps = ()  # whatever is wrong with it, reading it says so
+    return _of_files(path, parts, stamps)
+
+
+@functools.lru_cache(maxsize=32)
+def _of_files(path: Path, parts: tuple[Path, ...], stamps: object) -> Anatomy:  # noqa: ARG001 - a key of the cache
+    headers = [read_header(part) for part in parts]
     total = _Keys(headers[0]).count("split.count")
     if total > len(headers):
         raise ModelFileError(
