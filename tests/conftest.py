@@ -130,6 +130,18 @@ def vocabularies() -> Path:
     return folder
 
 
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file of the test's own."""
+
+    def written(data: bytes, name: str = "m.gguf") -> Path:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return written
+
+
 def run_cli(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `llmlab` in a process of its own."""
     command = [sys.executable, "-m", "llmlab", *words]

@@ -46,16 +46,6 @@ TINY = Path(str(resources.files("llmlab.weights").joinpath("builtin", "tiny.gguf
 KINDS = "aquila baichuan bert-bge command-r deepseek-coder deepseek-llm falcon gemma-4 gpt-2 gpt-neox llama-bpe llama-spm mpt nomic-bert-moe phi-3 qwen2 qwen35 refact starcoder"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def written(data: bytes, name: str = "m.gguf") -> Path:
-        path: Path = tmp_path / name
-        path.write_bytes(data)
-        return path
-
-    return written
-
-
 # Files that are in order
 
 

@@ -21,16 +21,6 @@ TINY = Path(str(resources.files("llmlab.weights").joinpath("builtin", "tiny.gguf
 
 
 @pytest.fixture
-def write(tmp_path):
-    def written(data: bytes, name: str = "m.gguf") -> Path:
-        path: Path = tmp_path / name
-        path.write_bytes(data)
-        return path
-
-    return written
-
-
-@pytest.fixture
 def own_cache(monkeypatch, tmp_path) -> Path:
     folder: Path = tmp_path / "cache"
     monkeypatch.setenv("LLMLAB_CACHE_DIR", str(folder))

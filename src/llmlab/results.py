@@ -169,7 +169,7 @@ class ServerStatus(Result):
             self.isolation,
             self.engine,
             state,
-            _duration(self.uptime_s),
+            render.duration_text(int(self.uptime_s)),
             self.endpoint,
         ]
 
@@ -263,7 +263,7 @@ class Inspection(Result):
             ("backend", f"{status.backend}, isolation: {status.isolation}"),
             ("endpoint", status.endpoint),
             ("context", f"{status.context} tokens × {status.slots} slots"),
-            ("up", _duration(status.uptime_s)),
+            ("up", render.duration_text(int(status.uptime_s))),
             *self.facts.items(),
         ]
 
@@ -328,11 +328,3 @@ class Logs(Result):
 
 def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def _duration(value: float) -> str:
-    minutes, seconds = divmod(int(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -27,6 +27,7 @@ from llmlab.errors import (
     UsageError,
 )
 from llmlab.lab import ledger, registry
+from llmlab.machine import Machine
 from llmlab.reporting import reporter
 from llmlab.specs import (
     BackendName,
@@ -210,13 +211,15 @@ def _plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: Back
     )
     needed = fit.need(model, setting)
     threads = wish.threads or default_threads(model.file_bytes)
-    limits = _limits(wish, needed, threads)
+    here = machine.look()
+    limits = _limits(wish, needed, threads, here)
     notes = []
     if model.context_train and setting.context > model.context_train:
         notes.append(
             f"{name} was trained with a context of {model.context_train} tokens, not {setting.context}"
         )
-    notes += _check_fit(wish, name, model, setting, needed, limits if place == "container" else None)
+    room, what = _room(wish, limits, here) if place == "container" else _machine_room(here)
+    notes += _check_fit(name, model, setting, room, what, force=wish.force)
     measured = rates.load(threads)
     pace = rates.predict(model, measured) if measured else None
     prediction = Prediction(
@@ -251,13 +254,12 @@ def _spec(wish: Wish, model: Model, setting: fit.Setting) -> ServeSpec:
     )
 
 
-def _limits(wish: Wish, needed: fit.Need, threads: int) -> Limits:
+def _limits(wish: Wish, needed: fit.Need, threads: int, here: Machine) -> Limits:
     if wish.backend == "native" and (wish.memory or wish.cpus or wish.image):
         raise UsageError(
             "a native server has no limits and no image",
             hint="--memory, --cpus and --image go with --container",
         )
-    here = machine.look()
     memory = (
         min(fit.default_limit_mib(needed), here.total_mib)
         if wish.memory is None
@@ -269,32 +271,38 @@ def _limits(wish: Wish, needed: fit.Need, threads: int) -> Limits:
     return Limits(memory_mib=memory, cpus=cpus)
 
 
+def _machine_room(here: Machine) -> tuple[int, str]:
+    """Memory there is for a server, in MiB, and how to say so."""
+    return here.usable_mib, f"this machine can give {here.usable_mib} MiB of its {here.total_mib} MiB now"
+
+
+def _room(wish: Wish, limits: Limits, here: Machine) -> tuple[int, str]:
+    """The same for a container; a limit that was asked for bounds it.
+
+    Raises:
+        MemoryFitError: If that is more than the machine has.
+    """
+    if wish.memory is None:
+        return _machine_room(here)
+    if limits.memory_mib > here.total_mib:
+        raise MemoryFitError(
+            f"a limit of {limits.memory_mib} MiB is more than this machine has ({here.total_mib} MiB)",
+            hint="give less --memory",
+        )
+    if limits.memory_mib < here.usable_mib:
+        return limits.memory_mib, f"the limit is {limits.memory_mib} MiB"
+    return _machine_room(here)
+
+
 def _check_fit(
-    wish: Wish,
-    name: str,
-    model: Anatomy,
-    setting: fit.Setting,
-    needed: fit.Need,
-    limits: Limits | None,
+    name: str, model: Anatomy, setting: fit.Setting, room: int, what: str, *, force: bool
 ) -> list[str]:
     """Refuse what would not fit; what to say if it does so just about.
 
     Raises:
         MemoryFitError: With the figures, and with what would fit.
     """
-    here = machine.look()
-    room, what = (
-        here.usable_mib,
-        f"this machine can give {here.usable_mib} MiB of its {here.total_mib} MiB now",
-    )
-    if limits and wish.memory is not None:
-        if limits.memory_mib > here.total_mib:
-            raise MemoryFitError(
-                f"a limit of {limits.memory_mib} MiB is more than this machine has ({here.total_mib} MiB)",
-                hint="give less --memory",
-            )
-        if limits.memory_mib < room:
-            room, what = limits.memory_mib, f"the limit is {limits.memory_mib} MiB"
+    needed = fit.need(model, setting)
     verdict = needed.verdict(room)
     if verdict == "fits":
         return []
@@ -307,7 +315,7 @@ def _check_fit(
         + ", ".join(f"{part} {size}" for part, size in needed.parts.items() if size)
         + f"), and {what}"
     )
-    if wish.force:
+    if force:
         return [f"{message}; started because of --force"]
     fitting = fit.advise(model, setting, room)
     hint = (

@@ -94,7 +94,7 @@ def _append(record: Record, what: str, predicted: float, observed: float) -> Non
         "observed": round(observed, 2),
     }
     path = state_dir() / _FILE
-    # A full disk or a cache that is read-only must not fail a start.
+    # A full disk or a directory that is read-only must not fail a start.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
