@@ -13,7 +13,7 @@ from typing import Any
 
 import llmlab
 from bench import common
-from llmlab.lab import launch
+from llmlab.lab import planning
 from llmlab.library import measuring
 from llmlab.weights import resolve
 
@@ -32,7 +32,7 @@ _REPEATS = 3
 
 def run() -> dict[str, Any]:
     """Measure."""
-    threads = launch.default_threads(1 << 40)
+    threads = planning.default_threads(1 << 40)
     measuring.measure(_TYPES, threads, anew=True)
     rows = [
         _row(reference, context, rated=context == contexts[1])

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from llmlab.isolation import SEALED, Mount, create_request, process_facts, receipt
-from llmlab.isolation.profile import SCRATCH, Profile, seccomp_profile
+from llmlab.isolation import create_request, process_facts, receipt
+from llmlab.isolation.profile import SCRATCH, seccomp_profile
 from llmlab.isolation.receipt import ProcessFacts
+from llmlab.profiles import SEALED, Mount, Profile
 from llmlab.specs import Limits
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pytest
 
 import llmlab
 from llmlab.errors import EngineMissingError, UsageError
-from llmlab.lab import launch
+from llmlab.lab import planning
 from llmlab.reporting import reporting_to
 from tests.behaviour import Recorder
 
@@ -19,13 +19,13 @@ from tests.behaviour import Recorder
     [("512", 512), (512, 512), ("512m", 512), ("2g", 2048), ("1.5 GiB", 1536), ("2048k", 2), ("1T", 1 << 20)],
 )
 def test_sizes(size, mib):
-    assert launch.parse_size_mib(size) == mib
+    assert planning.parse_size_mib(size) == mib
 
 
 @pytest.mark.parametrize("size", ["", "g", "-1g", "1p", "0", "0.1k", "1e3", "9" * 400, "½g"])
 def test_what_is_no_size(size):
     with pytest.raises(UsageError, match="not a size"):
-        launch.parse_size_mib(size)
+        planning.parse_size_mib(size)
 
 
 @pytest.fixture

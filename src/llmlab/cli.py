@@ -163,7 +163,7 @@ def _run(words: Sequence[str]) -> int:
         _print_json(result.to_dict())
     elif not isinstance(result, Answer):  # which has been shown as it came
         print(render.plain(str(result)))
-    return 0
+    return int(getattr(result, "exit_status", 0))
 
 
 def _failed(error: BaseException, *, json_wanted: bool) -> int:

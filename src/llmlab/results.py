@@ -22,6 +22,11 @@ class Result:
         """The result as plain JSON data."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]  # subclasses are dataclasses
 
+    @property
+    def exit_status(self) -> int:
+        """What the command line exits with: 1 where the answer is bad news, for scripts."""
+        return 0
+
     def to_html(self) -> str:
         """The result as HTML, everything in it escaped."""
         return render.html_code(str(self).splitlines())

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from llmlab.profiles import Profile, Transport, profile_from_dict
+
 EngineName = Literal["llama-server", "llama-cpp-python"]
 BackendName = Literal["native", "container"]
 KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -82,13 +84,14 @@ class Limits:
 
     Attributes:
         memory_mib: Memory, swap included; files in tmpfs count against it.
-        cpus: CPU time per second of wall time.
-        pids: Number of processes and threads.
+            None for no limit.
+        cpus: CPU time per second of wall time; None for no limit.
+        pids: Number of processes and threads; None for no limit.
     """
 
-    memory_mib: int
-    cpus: float
-    pids: int = 256
+    memory_mib: int | None
+    cpus: float | None
+    pids: int | None = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,21 +117,25 @@ class ServeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """How a server is reached: a unix socket, or loopback TCP.
+    """How a server is reached: a unix socket, loopback TCP, or by a backend's own way.
 
     Attributes:
         socket: Path of the unix socket, or None.
         port: Port on 127.0.0.1, or None.
         key_file: File with the API key, or None where no key is asked for.
+        exposed_port: Port on 127.0.0.1 for other tools, which asks for the key, or None.
     """
 
     socket: Path | None = None
     port: int | None = None
     key_file: Path | None = None
+    exposed_port: int | None = None
 
     def __str__(self) -> str:
         """The endpoint as a person writes it."""
-        return f"unix:{self.socket}" if self.socket else f"http://127.0.0.1:{self.port}"
+        if self.socket:
+            return f"unix:{self.socket}"
+        return f"http://127.0.0.1:{self.port}" if self.port else "through the container engine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +171,8 @@ class Record:
         user: The `uid:gid` that was asked for in a container, or None.
         argv: The engine's command line.
         limits: The container's share of the machine, or None (native).
+        profile: The isolation that was asked for, or None (native).
+        transport: How it is reached in its container, or None (native).
         notes: What the user should know about how it was started.
         predicted: What it was predicted to take.
         observed_mib: Memory its process held when it was ready; None if that
@@ -183,6 +192,8 @@ class Record:
     user: str | None = None
     argv: tuple[str, ...] = ()
     limits: Limits | None = None
+    profile: Profile | None = None
+    transport: Transport | None = None
     notes: tuple[str, ...] = ()
     predicted: Prediction | None = None
     observed_mib: int | None = None
@@ -227,6 +238,7 @@ def record_from_dict(data: dict[str, Any]) -> Record:
             rest[name] = Process(**data[name]) if data[name] else None
         rest["limits"] = Limits(**data["limits"]) if data["limits"] else None
         rest["predicted"] = Prediction(**data["predicted"]) if data.get("predicted") else None
+        rest["profile"] = profile_from_dict(data["profile"]) if data.get("profile") else None
         rest["argv"] = tuple(data["argv"])
         rest["notes"] = tuple(data["notes"])
         return Record(**rest)

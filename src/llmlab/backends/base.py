@@ -11,6 +11,7 @@ import psutil
 
 from llmlab.client import Verify
 from llmlab.errors import LabError, UnknownNameError
+from llmlab.profiles import SEALED, Profile, Transport
 from llmlab.results import Control
 from llmlab.runtime import Claim
 from llmlab.specs import BackendName, Limits, Process, Record, ServeSpec
@@ -29,14 +30,21 @@ class Starting:
         spec: What to serve.
         limits: The share of the machine it gets (containers).
         owner: See `Record.owner`.
+        profile: The isolation asked for (containers).
         image: A container image to use in place of the one llmlab makes.
+        transport: How to reach it; None for the backend's choice.
+        expose: Port on loopback for other tools, 0 for any that is free; None
+            for the profile's choice.
     """
 
     claim: Claim
     spec: ServeSpec
     limits: Limits
     owner: Process | None
+    profile: Profile = SEALED
     image: str | None = None
+    transport: Transport | None = None
+    expose: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

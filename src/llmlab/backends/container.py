@@ -12,22 +12,23 @@ import socket
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmlab import engines, runtime
-from llmlab.backends import base, docker_api, image, peer
+from llmlab.backends import base, container_receipt, docker_api, image, peer
 from llmlab.backends.base import Found, Starting, exit_detail
 from llmlab.builds import find_build
 from llmlab.client import Verify
 from llmlab.errors import BackendError, LabError, UsageError
-from llmlab.isolation import SEALED, Mount, create_request, process_facts, receipt
+from llmlab.isolation import create_request
 from llmlab.isolation.profile import MODEL_DIR, SCRATCH, SOCKET_DIR
+from llmlab.profiles import Mount
 from llmlab.reporting import reporter
 from llmlab.results import Control
 from llmlab.runtime import Claim
-from llmlab.specs import BackendName, Endpoint, Limits, Record, record_from_dict, to_dict
+from llmlab.specs import BackendName, Endpoint, Record, record_from_dict, to_dict
 
 NAME: BackendName = "container"
 
@@ -55,8 +56,41 @@ def unavailable() -> LabError | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A container that could be created.
+
+    Attributes:
+        name: Its name.
+        request: The body of the engine's "create container" request.
+        record: The server's record, but for the container's id.
+    """
+
+    name: str
+    request: dict[str, Any]
+    record: Record
+
+
 def start(starting: Starting) -> Record:
-    """Create and start a sealed container.
+    """Create and start a container.
+
+    Raises: As `prepare`.
+    """
+    prepared = prepare(starting)
+    api = docker_api.connect()
+    container_id = runtime.uninterrupted(
+        lambda: api.create(prepared.name, prepared.request), undo=lambda made: api.stop(made, 0)
+    )
+    try:
+        api.start(container_id)
+    except BaseException:
+        api.stop(container_id, 0)
+        raise
+    return replace(prepared.record, container_id=container_id)
+
+
+def prepare(starting: Starting) -> Prepared:
+    """Everything but creating the container; the image is made.
 
     Raises:
         DaemonError: If no engine answers.
@@ -101,10 +135,12 @@ def start(starting: Starting) -> Record:
         user=user,
         argv=tuple(argv),
         limits=starting.limits,
+        profile=starting.profile,
+        transport="socket",
         notes=notes,
     )
     request = create_request(
-        SEALED,
+        starting.profile,
         image=image_id,
         argv=argv,
         environment=engine.environment(spec, paths),
@@ -120,15 +156,7 @@ def start(starting: Starting) -> Record:
             _LABEL_RECORD: json.dumps(to_dict(record)),
         },
     )
-    container_id = runtime.uninterrupted(
-        lambda: api.create(_container_name(claim.name), request), undo=lambda made: api.stop(made, 0)
-    )
-    try:
-        api.start(container_id)
-    except BaseException:
-        api.stop(container_id, 0)
-        raise
-    return replace(record, container_id=container_id)
+    return Prepared(_container_name(claim.name), request, record)
 
 
 def find() -> list[Record]:
@@ -171,7 +199,7 @@ def verify(record: Record) -> Verify | None:
 def resident_mib(record: Record) -> int | None:
     """The resident memory of the engine's process in the container."""
     entry = docker_api.connect().container(record.container_id or "")
-    return base.resident_mib(_server_pid(entry) if entry else None)
+    return base.resident_mib(container_receipt.server_pid(entry) if entry else None)
 
 
 def log(record: Record, lines: int | None = None) -> list[str]:
@@ -198,24 +226,7 @@ def remove_abandoned(claim: Claim) -> None:
 
 def controls(record: Record) -> tuple[Sequence[Control], dict[str, str]]:
     """The receipt: asked for, recorded by the engine, seen on the process."""
-    api = docker_api.connect()
-    entry = api.container(record.container_id or "")
-    if entry is None:
-        return (), {}
-    pid = _server_pid(entry)
-    rows = receipt(
-        SEALED, record.limits or Limits(memory_mib=0, cpus=0), record.user or "", entry, process_facts(pid)
-    )
-    mounts = "; ".join(
-        f"{mount['Destination']} {'writable' if mount.get('RW') else 'read-only'}"
-        for mount in entry.get("Mounts") or ()
-    )
-    return rows, {
-        "container": str(entry["Id"])[:12],
-        "image": str(record.image),
-        "pid": str(pid) if pid else "unknown",
-        "mounts": mounts,
-    }
+    return container_receipt.controls(record)
 
 
 def _image(api: docker_api.DockerApi, starting: Starting) -> tuple[str, str, str, dict[str, str]]:
@@ -263,18 +274,6 @@ def _record(entry: dict[str, Any]) -> Record | None:
     # What was learnt after the container was created stands in the file only.
     written = runtime.read_record(record.name)
     return written if written and written.container_id == record.container_id else record
-
-
-def _server_pid(entry: dict[str, Any]) -> int | None:
-    """The server itself: the child of the container's init."""
-    init = (entry.get("State") or {}).get("Pid")
-    if not init:
-        return None
-    try:
-        children = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
-    except OSError:
-        return int(init)
-    return int(children[0]) if children else int(init)
 
 
 def _container_name(name: str) -> str:

@@ -6,62 +6,17 @@ Field names of the JSON are those of Docker Engine's API ("Create a container").
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from llmlab.profiles import Mount, Profile
 from llmlab.specs import Limits
 
 SOCKET_DIR = "/run/llmlab"
 MODEL_DIR = "/models"
-SCRATCH = "/tmp"  # noqa: S108 - a tmpfs of the container's own
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """The isolation asked for; the defaults are the sealed profile's.
-
-    Attributes:
-        name: How tables call it.
-        network: Docker's network mode. With "none" there is a loopback
-            interface and nothing else: no egress of any kind.
-        read_only: The root file system cannot be written.
-        drop_capabilities: Capabilities taken away.
-        no_new_privileges: setuid programs gain nothing.
-        seccomp: The packaged system-call filter: Docker's default with
-            sockets of the unix family only.
-        scratch_mib: Size of the one writable directory, a tmpfs, in MiB.
-        log_mib: Size at which the engine's log is rotated, in MiB; two are kept.
-        open_files: Limit of open files.
-    """
-
-    name: str = "sealed"
-    network: str = "none"
-    read_only: bool = True
-    drop_capabilities: tuple[str, ...] = ("ALL",)
-    no_new_privileges: bool = True
-    seccomp: bool = True
-    scratch_mib: int = 64
-    log_mib: int = 5
-    open_files: int = 4096
-
-
-SEALED = Profile()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
-    """A file or directory of the host inside the container.
-
-    Attributes:
-        source: Path on the host.
-        target: Path in the container.
-        read_only: Whether it can only be read.
-    """
-
-    source: str
-    target: str
-    read_only: bool = True
+SCRATCH = "/tmp"  # noqa: S108 - the container's own
+PORT = 8080
+"""Where an engine listens in a container that it can be reached in through TCP."""
 
 
 def create_request(
@@ -82,18 +37,12 @@ def create_request(
         image: Image name or id.
         argv: The command line, program first; it replaces the image's entrypoint.
         environment: Environment variables.
-        user: `uid:gid`.
+        user: `uid:gid`; empty for the image's own.
         limits: The container's share of the machine.
         mounts: Files of the host.
         labels: The container's labels.
     """
-    security = []
-    if profile.no_new_privileges:
-        security.append("no-new-privileges:true")
-    if profile.seccomp:
-        security.append(f"seccomp={seccomp_profile()}")
-    memory = limits.memory_mib * 1024 * 1024
-    return {
+    request: dict[str, Any] = {
         "Image": image,
         "Entrypoint": argv[:1],
         "Cmd": argv[1:],
@@ -104,39 +53,81 @@ def create_request(
         # An image's health check would run a program in the container at intervals.
         "Healthcheck": {"Test": ["NONE"]},
         "NetworkDisabled": profile.network == "none",
-        "HostConfig": {
-            "NetworkMode": profile.network,
-            "ReadonlyRootfs": profile.read_only,
-            "CapDrop": list(profile.drop_capabilities),
-            "SecurityOpt": security,
-            # PID 1 that reaps and passes signals on: the server is not written to be one.
-            "Init": True,
-            "Memory": memory,
-            # Equal to Memory: no swap.
-            "MemorySwap": memory,
-            "NanoCpus": round(limits.cpus * 1e9),
-            "PidsLimit": limits.pids,
-            "IpcMode": "private",
-            "CgroupnsMode": "private",
-            "Tmpfs": {SCRATCH: f"rw,nosuid,nodev,noexec,size={profile.scratch_mib}m,mode=1777"},
-            "Ulimits": [
-                {"Name": "nofile", "Soft": profile.open_files, "Hard": profile.open_files},
-                {"Name": "core", "Soft": 0, "Hard": 0},
-            ],
-            "Mounts": [
-                {
-                    "Type": "bind",
-                    "Source": mount.source,
-                    "Target": mount.target,
-                    "ReadOnly": mount.read_only,
-                    "BindOptions": {"Propagation": "rprivate"},
-                }
-                for mount in mounts
-            ],
-            "RestartPolicy": {"Name": "no"},
-            "LogConfig": {"Type": "local", "Config": {"max-size": f"{profile.log_mib}m", "max-file": "2"}},
-        },
+        "HostConfig": host_config(profile, limits, [*mounts, *profile.mounts]),
     }
+    if profile.publish:
+        request["ExposedPorts"] = {f"{PORT}/tcp": {}}
+    return request
+
+
+def host_config(profile: Profile, limits: Limits, mounts: list[Mount]) -> dict[str, Any]:
+    """The part of the request that isolates; what is not asked for is left out."""
+    open_files = profile.open_files
+    wanted: dict[str, Any] = {
+        "NetworkMode": profile.network,
+        "ReadonlyRootfs": profile.read_only,
+        "CapDrop": list(profile.drop_capabilities),
+        "CapAdd": list(profile.add_capabilities) or None,
+        "SecurityOpt": _security(profile),
+        "Privileged": profile.privileged or None,
+        # PID 1 that reaps and passes signals on: the server is not written to be one.
+        "Init": profile.init,
+        "Memory": _bytes(limits.memory_mib),
+        # Equal to Memory: no swap.
+        "MemorySwap": _bytes(limits.memory_mib),
+        "NanoCpus": None if limits.cpus is None else round(limits.cpus * 1e9),
+        "PidsLimit": limits.pids,
+        "IpcMode": "host" if "ipc" in profile.share else "private",
+        "PidMode": "host" if "pid" in profile.share else None,
+        "UTSMode": "host" if "uts" in profile.share else None,
+        "CgroupnsMode": "private",
+        "Tmpfs": None if profile.scratch_mib is None else {SCRATCH: _scratch_options(profile)},
+        "Ulimits": None if open_files is None else [_ulimit("nofile", open_files), _ulimit("core", 0)],
+        "Mounts": [_mount(mount) for mount in mounts],
+        # Every address of the machine, a port of the engine's choice.
+        "PortBindings": {f"{PORT}/tcp": [{"HostIp": "", "HostPort": ""}]} if profile.publish else None,
+        "DeviceRequests": None if profile.gpus is None else [_gpus(profile.gpus)],
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": None
+        if profile.log_mib is None
+        else {"Type": "local", "Config": {"max-size": f"{profile.log_mib}m", "max-file": "2"}},
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _security(profile: Profile) -> list[str]:
+    options = ["no-new-privileges:true"] if profile.no_new_privileges else []
+    if profile.seccomp == "unix":
+        options.append(f"seccomp={seccomp_profile()}")
+    elif profile.seccomp == "unconfined":
+        options.append("seccomp=unconfined")
+    return options
+
+
+def _scratch_options(profile: Profile) -> str:
+    execution = "exec" if profile.scratch_exec else "noexec"
+    return f"rw,nosuid,nodev,{execution},size={profile.scratch_mib}m,mode=1777"
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    common = {"Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
+    if mount.volume:
+        return {"Type": "volume", **common}
+    return {"Type": "bind", **common, "BindOptions": {"Propagation": "rprivate"}}
+
+
+def _gpus(gpus: str) -> dict[str, Any]:
+    """What `docker run --gpus` asks for: a count of -1 means all."""
+    chosen = {"Count": -1} if gpus == "all" else {"DeviceIDs": gpus.split(",")}
+    return {**chosen, "Capabilities": [["gpu"]]}
+
+
+def _ulimit(name: str, value: int) -> dict[str, Any]:
+    return {"Name": name, "Soft": value, "Hard": value}
+
+
+def _bytes(mib: int | None) -> int | None:
+    return None if mib is None else mib * 1024 * 1024
 
 
 def seccomp_profile() -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llmlab.isolation.profile import Profile, seccomp_profile
+from llmlab.isolation.profile import seccomp_profile
+from llmlab.profiles import Profile
 from llmlab.results import Control
 from llmlab.specs import Limits
 
@@ -78,7 +79,7 @@ def receipt(
     no_new_privileges = not {"no-new-privileges", "no-new-privileges:true"}.isdisjoint(security)
     filtered = _filter(security)
     added = host.get("CapAdd") or []
-    memory = limits.memory_mib * 1024 * 1024
+    memory = (limits.memory_mib or 0) * 1024 * 1024
     uid = user.split(":", maxsplit=1)[0]
     return (
         _control(
@@ -124,13 +125,13 @@ def receipt(
         ),
         _control(
             "system calls",
-            "filtered, unix sockets only" if profile.seccomp else "as the engine likes",
+            "filtered, unix sockets only" if profile.seccomp == "unix" else "as the engine likes",
             _FILTERS[filtered],
             None
             if facts.seccomp is None
             else {0: "not filtered", 2: "filtered"}.get(facts.seccomp, "strict"),
-            filtered == "ours" if profile.seccomp else None,
-            None if facts.seccomp is None else facts.seccomp == 2 or not profile.seccomp,  # noqa: PLR2004 - the kernel's number for "filter"
+            filtered == "ours" if profile.seccomp == "unix" else None,
+            None if facts.seccomp is None else facts.seccomp == 2 or profile.seccomp == "unconfined",  # noqa: PLR2004 - the kernel's number for "filter"
         ),
         _control(
             "user",
@@ -150,10 +151,10 @@ def receipt(
         ),
         _control(
             "CPU",
-            f"{limits.cpus:g}",
+            f"{limits.cpus or 0:g}",
             f"{(host.get('NanoCpus') or 0) / 1e9:g}",
             None,
-            host.get("NanoCpus") == round(limits.cpus * 1e9),
+            host.get("NanoCpus") == round((limits.cpus or 0) * 1e9),
         ),
         _control(
             "processes",

@@ -6,12 +6,14 @@ parser, help and completion are derived from them.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from llmlab.arguments import Arg
 from llmlab.errors import UsageError
 from llmlab.lab import launch, registry
+from llmlab.lab.planning import Wish
 from llmlab.lab.server import Server, check_timeout
+from llmlab.profiles import Network, ProfileName, Transport
 from llmlab.reporting import STAGES, reporter
 from llmlab.results import Answer, Inspection, Logs, ServerList, Stopped
 from llmlab.specs import BackendName, EngineName, KvType
@@ -19,7 +21,7 @@ from llmlab.specs import BackendName, EngineName, KvType
 __all__ = ["Server", "ask", "attach", "inspect", "logs", "ps", "start", "stop"]
 
 
-def start(
+def start(  # noqa: PLR0913 - each is an option of the command line
     model: Annotated[str, Arg(completes="model")] = "tiny",
     *,
     backend: Annotated[BackendName | None, Arg(choices_as_flags=True)] = None,
@@ -31,6 +33,14 @@ def start(
     kv_type: KvType = "f16",
     memory: Annotated[str | int | None, Arg(metavar="SIZE")] = None,
     cpus: float | None = None,
+    profile: ProfileName | None = None,
+    pids: int | None = None,
+    gpus: Annotated[str | None, Arg(metavar="all|0,1")] = None,
+    root: Annotated[Literal["read-only", "writable"] | None, Arg(choices_as_flags=True)] = None,
+    network: Network | None = None,
+    user: Annotated[str | None, Arg(metavar="UID[:GID]")] = None,
+    expose: Annotated[int | None, Arg(metavar="PORT")] = None,
+    transport: Transport | None = None,
     image: str | None = None,
     keep: bool = False,
     force: bool = False,
@@ -63,6 +73,21 @@ def start(
         memory: Memory limit of a container, such as 2g or 512m; a bare number
             is in MiB. Unset: what the model needs, with room to spare.
         cpus: CPU limit of a container. Unset: one more than threads.
+        profile: The isolation of a container: sealed (no network, nothing to
+            write but a scratch directory; unset means this), gpu (sealed, with
+            all GPUs), exposed (sealed, with an endpoint for other tools), video
+            (the flags that tutorials have one type) or none (plain `docker
+            run`). The last two are for comparing: they leave the network open.
+        pids: Limit of processes and threads of a container.
+        gpus: GPUs that a container may use: all, or indices such as 0,1.
+        root: Whether a container's root file system can be written.
+        network: A container's network; none means that nothing goes out.
+        user: The user that the engine runs as in a container.
+        expose: Make an endpoint for other tools at this port of 127.0.0.1, with
+            a generated key; 0 takes any port that is free.
+        transport: How a container is reached: a unix socket, a relay through
+            the container engine's API, a sidecar container, or a published
+            port. Unset: the tightest that works here.
         image: Use this container image in place of the one that is made from
             the native engine's files; it must have /app/llama-server.
         keep: Keep the server when the notebook server or script that started
@@ -84,7 +109,7 @@ def start(
     failed = True
     try:
         registry.sweep()
-        wish = launch.Wish(
+        wish = Wish(
             model=model,
             backend=backend,
             name=name,
@@ -95,6 +120,14 @@ def start(
             kv_type=kv_type,
             memory=memory,
             cpus=cpus,
+            pids=pids,
+            gpus=gpus,
+            profile=profile,
+            root=root,
+            network=network,
+            user=user,
+            expose=expose,
+            transport=transport,
             image=image,
             keep=keep,
             force=force,

@@ -7,72 +7,35 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
-from llmlab import backends, engines, machine, runtime, weights
+from llmlab import backends, engines, runtime, weights
 from llmlab.backends import Backend, Starting
 from llmlab.builds import find_build
 from llmlab.client import ChatRequest, Client
 from llmlab.errors import (
     EngineMissingError,
     LabError,
-    MemoryFitError,
     NameTakenError,
     RequestError,
     ServerStoppedError,
     StartError,
-    UnknownNameError,
     UsageError,
 )
-from llmlab.lab import ledger, registry
-from llmlab.machine import Machine
+from llmlab.lab import ledger, planning, registry
+from llmlab.lab.planning import Wish
 from llmlab.reporting import reporter
 from llmlab.specs import (
-    BackendName,
-    EngineName,
-    KvType,
-    Limits,
-    Model,
-    Prediction,
     Record,
-    ServeSpec,
 )
-from llmlab.weights import anatomy, fit, rates
-from llmlab.weights.anatomy import Anatomy
+from llmlab.weights import anatomy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_UNIT_MIB = {"": 1.0, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0 * 1024}
-_MIB = 1024 * 1024
-_MAX_THREADS = 8
-_MAX_CONTEXT = 4096
-# Below this size one thread is quickest: more spend their time waiting for each other.
-_SMALL_MODEL_BYTES = 64 * _MIB
 _LOG_LINES = 15
 # Looking at the process costs the container engine a call, asking for health does not.
 _LOOK_S = 0.2
 _FIRST_POLL_S, _LAST_POLL_S = 0.005, 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """The arguments of `start`; see there."""
-
-    model: str
-    backend: BackendName | None
-    name: str | None
-    engine: EngineName | None
-    context: int | None
-    slots: int
-    threads: int | None
-    kv_type: KvType
-    memory: str | int | None
-    cpus: float | None
-    image: str | None
-    keep: bool
-    force: bool
 
 
 def launch(wish: Wish, *, timeout_s: float) -> Record:
@@ -85,10 +48,10 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
     place, notes = _place(wish, engine)
     notes = [*choice, *notes]
     # Before anything large is fetched or written, if it can be told by then.
-    _plan(wish, wish.model, weights.foresee(wish.model), engine.NAME, place.NAME)
+    planning.plan(wish, wish.model, weights.foresee(wish.model), engine.NAME, place.NAME)
     model = weights.resolve(wish.model)
-    plan = _plan(wish, model.name, anatomy.of_file(model.path), engine.NAME, place.NAME)
-    spec = _spec(wish, model, plan.setting)
+    plan = planning.plan(wish, model.name, anatomy.of_file(model.path), engine.NAME, place.NAME)
+    spec = planning.spec(wish, model, plan.setting)
     notes += plan.notes
     for note in notes:
         reporter().note(note)
@@ -97,6 +60,9 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
             claim=claim,
             spec=spec,
             limits=plan.limits,
+            profile=plan.profile,
+            transport=wish.transport,
+            expose=wish.expose,
             owner=None if wish.keep else runtime.default_owner(),
             image=wish.image,
         )
@@ -120,18 +86,6 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
     ledger.started(record)
     reporter().stage("ready", f"{record.name} answers at {record.endpoint}")
     return record
-
-
-def parse_size_mib(size: str | int) -> int:
-    """A size such as "2g", "512m", "1.5 GiB" or 512 as MiB.
-
-    Raises:
-        UsageError: If it is not a size.
-    """
-    match = _SIZE.fullmatch(str(size).strip())
-    if not match or not (mib := round(float(match[1]) * _UNIT_MIB[match[2].lower()])):
-        raise UsageError(f"{size!r} is not a size", hint="write 512m, 2g, or a number of MiB")
-    return mib
 
 
 def _engine(wish: Wish) -> tuple[engines.Engine, list[str]]:
@@ -168,160 +122,10 @@ def _place(wish: Wish, engine: engines.Engine) -> tuple[Backend, list[str]]:
     problem = container.unavailable()
     if problem is None:
         return container, []
-    if wish.image or wish.memory or wish.cpus:
+    if wish.container_only():
         raise problem
     note = f"{problem.message}: started natively, not isolated. To get a container: {problem.hint}"
     return backends.backend("native"), [note]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What was decided before a start.
-
-    Attributes:
-        setting: What memory depends on.
-        limits: The share of the machine that a container gets.
-        prediction: What it is predicted to take.
-        notes: What the user should know.
-    """
-
-    setting: fit.Setting
-    limits: Limits
-    prediction: Prediction
-    notes: tuple[str, ...]
-
-
-def _plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: BackendName) -> _Plan:
-    """Decide on the setting, and whether it fits.
-
-    Raises:
-        UsageError: If an argument does not fit.
-        MemoryFitError: If there is not enough memory.
-    """
-    for argument, value in (("context", wish.context), ("slots", wish.slots), ("threads", wish.threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{argument} is {value}", hint="it must be 1 or more")
-    if wish.kv_type not in get_args(KvType):
-        raise UnknownNameError("type of the KV cache", wish.kv_type, get_args(KvType))
-    setting = fit.Setting(
-        context=wish.context or default_context(model),
-        slots=wish.slots if engine == "llama-server" else 1,
-        kv_type=wish.kv_type,
-        engine=engine,
-    )
-    needed = fit.need(model, setting)
-    threads = wish.threads or default_threads(model.file_bytes)
-    here = machine.look()
-    limits = _limits(wish, needed, threads, here)
-    notes = []
-    if model.context_train and setting.context > model.context_train:
-        notes.append(
-            f"{name} was trained with a context of {model.context_train} tokens, not {setting.context}"
-        )
-    room, what = _room(wish, limits, here) if place == "container" else _machine_room(here)
-    notes += _check_fit(name, model, setting, room, what, force=wish.force)
-    measured = rates.load(threads)
-    pace = rates.predict(model, measured) if measured else None
-    prediction = Prediction(
-        required_mib=needed.required_mib,
-        resident_mib=needed.resident_mib,
-        ready_mib=needed.ready_mib,
-        decode_tokens_per_s=pace.decode_tokens_per_s if pace else None,
-        prefill_tokens_per_s=pace.prefill_tokens_per_s if pace else None,
-        context_token_s=pace.context_token_s if pace else None,
-    )
-    return _Plan(setting=setting, limits=limits, prediction=prediction, notes=tuple(notes))
-
-
-def default_context(model: Anatomy) -> int:
-    """Tokens of context for each slot: what the model was trained with, at most 4096."""
-    return min(model.context_train or _MAX_CONTEXT, _MAX_CONTEXT)
-
-
-def default_threads(file_bytes: int) -> int:
-    """Compute threads for a model of that size: one for a very small one, else one per CPU, at most 8."""
-    return 1 if file_bytes < _SMALL_MODEL_BYTES else min(machine.cpus(), _MAX_THREADS)
-
-
-def _spec(wish: Wish, model: Model, setting: fit.Setting) -> ServeSpec:
-    return ServeSpec(
-        model=model,
-        engine=setting.engine,
-        context=setting.context,
-        slots=setting.slots,
-        threads=wish.threads or default_threads(model.file_bytes),
-        kv_type=setting.kv_type,
-    )
-
-
-def _limits(wish: Wish, needed: fit.Need, threads: int, here: Machine) -> Limits:
-    if wish.backend == "native" and (wish.memory or wish.cpus or wish.image):
-        raise UsageError(
-            "a native server has no limits and no image",
-            hint="--memory, --cpus and --image go with --container",
-        )
-    memory = (
-        min(fit.default_limit_mib(needed), here.total_mib)
-        if wish.memory is None
-        else parse_size_mib(wish.memory)
-    )
-    cpus = wish.cpus if wish.cpus is not None else float(min(threads + 1, here.cpus))
-    if not 0 < cpus <= here.cpus:
-        raise UsageError(f"cpus is {cpus:g}", hint=f"this machine has {here.cpus}")
-    return Limits(memory_mib=memory, cpus=cpus)
-
-
-def _machine_room(here: Machine) -> tuple[int, str]:
-    """Memory there is for a server, in MiB, and how to say so."""
-    return here.usable_mib, f"this machine can give {here.usable_mib} MiB of its {here.total_mib} MiB now"
-
-
-def _room(wish: Wish, limits: Limits, here: Machine) -> tuple[int, str]:
-    """The same for a container; a limit that was asked for bounds it.
-
-    Raises:
-        MemoryFitError: If that is more than the machine has.
-    """
-    if wish.memory is None:
-        return _machine_room(here)
-    if limits.memory_mib > here.total_mib:
-        raise MemoryFitError(
-            f"a limit of {limits.memory_mib} MiB is more than this machine has ({here.total_mib} MiB)",
-            hint="give less --memory",
-        )
-    if limits.memory_mib < here.usable_mib:
-        return limits.memory_mib, f"the limit is {limits.memory_mib} MiB"
-    return _machine_room(here)
-
-
-def _check_fit(
-    name: str, model: Anatomy, setting: fit.Setting, room: int, what: str, *, force: bool
-) -> list[str]:
-    """Refuse what would not fit; what to say if it does so just about.
-
-    Raises:
-        MemoryFitError: With the figures, and with what would fit.
-    """
-    needed = fit.need(model, setting)
-    verdict = needed.verdict(room)
-    if verdict == "fits":
-        return []
-    if verdict == "tight":
-        spare = needed.resident_mib - needed.required_mib
-        note = f"{name} holds up to {needed.resident_mib} MiB, and {what}: it goes, because {spare} MiB"
-        return [f"{note} of that can be given up, but it loads slowly"]
-    message = (
-        f"{name} with {setting.options()} needs {needed.required_mib} MiB ("
-        + ", ".join(f"{part} {size}" for part, size in needed.parts.items() if size)
-        + f"), and {what}"
-    )
-    if force:
-        return [f"{message}; started because of --force"]
-    fitting = fit.advise(model, setting, room)
-    hint = (
-        f"{fitting.options()} would fit" if fitting else "use a smaller model: llmlab models --fit shows them"
-    )
-    raise MemoryFitError(message, hint=f"{hint}; --force starts it all the same")
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def status(record: Record) -> ServerStatus:
         endpoint=str(record.endpoint),
         context=record.spec.context,
         slots=record.spec.slots,
-        isolation="sealed" if record.backend == "container" else "none",
+        isolation=record.profile.label if record.profile else "not isolated",
     )
 
 

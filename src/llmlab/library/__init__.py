@@ -9,7 +9,7 @@ from typing import Annotated
 
 from llmlab.arguments import Arg
 from llmlab.errors import ModelInUseError, UnknownNameError, UsageError
-from llmlab.lab import launch, registry
+from llmlab.lab import planning, registry
 from llmlab.library import listing, verifying
 from llmlab.library.selecting import path_of, reference_of, select
 from llmlab.library.views import ModelCard, ModelList, Pulled, Removed, Verified
@@ -62,7 +62,7 @@ def models(
     question = listing.Question(
         setting=Setting(context=context or 1, slots=slots, kv_type=kv_type, gpu_layers=gpu_layers),
         default_context=context is None,
-        limit_mib=None if memory is None else launch.parse_size_mib(memory),
+        limit_mib=None if memory is None else planning.parse_size_mib(memory),
     )
     wanted: listing.Measure = "all" if measure else "missing" if fit else "nothing"
     with _reported("models"):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from llmlab import machine, weights
 from llmlab.errors import EngineError, ModelError
-from llmlab.lab import launch, ledger
+from llmlab.lab import ledger, planning
 from llmlab.library import measuring
 from llmlab.library.views import Fit, ModelCard, ModelFile, ModelList, ModelRow
 from llmlab.machine import Machine
@@ -157,12 +157,12 @@ def _with_fit(known: _Known, question: Question, here: Machine, roofs: Rates | N
         return known.row
     setting = question.setting
     if question.default_context:
-        setting = replace(setting, context=launch.default_context(model))
+        setting = replace(setting, context=planning.default_context(model))
     needed = fit.need(model, setting)
     room = min(here.usable_mib, question.limit_mib or here.usable_mib)
     verdict = needed.verdict(room)
     # Very small models get fewer threads than the others, which has to be measured by itself.
-    threads = launch.default_threads(model.file_bytes)
+    threads = planning.default_threads(model.file_bytes)
     if roofs and roofs.threads != threads:
         roofs = rates.load(threads)
     pace = rates.predict(model, roofs) if roofs and not setting.gpu_layers else None
@@ -203,7 +203,7 @@ def _advice(row: ModelRow, model: Anatomy, setting: fit.Setting, room_mib: int) 
 
 def _roofs(models: Iterable[Anatomy], measure: Measure) -> Rates | None:
     """What was measured of this machine; None without an engine."""
-    threads = launch.default_threads(1 << 40)
+    threads = planning.default_threads(1 << 40)
     types = [kind for model in models for kind in model.read_by_type]
     try:
         known = measuring.current(threads)
