@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from llmlab.backends.docker_api import DockerApi
@@ -20,6 +22,21 @@ from llmlab.reporting import reporter
 REPOSITORY = "llmlab/llama-server"
 # Mount points: a read-only root has to have them.
 _FOLDERS = ("tmp", "models", "run", "run/llmlab", "etc", "proc", "sys", "dev")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """A file of an image.
+
+    Attributes:
+        source: Where its bytes are.
+        target: Its absolute path in the image.
+        mode: Its permissions there; it belongs to root.
+    """
+
+    source: Path
+    target: str
+    mode: int = 0o755
 
 
 def name_of(build: EngineBuild) -> str:
@@ -51,19 +68,32 @@ def make(api: DockerApi, build: EngineBuild) -> tuple[str, str]:
 
 
 def pack(build: EngineBuild, file: BinaryIO) -> None:
-    """Write the image's root file system as a tar; the same bytes for the same build."""
-    folders = set(_FOLDERS)
-    for engine_file in build.files:
-        folders |= {str(p).lstrip("/") for p in PurePosixPath(engine_file.target).parents if str(p) != "/"}
+    """Write the engine's image as a tar."""
+    pack_files([ImageFile(source=item.source, target=item.target) for item in build.files], {}, file)
+
+
+def pack_files(files: Iterable[ImageFile], folders: Mapping[str, int], file: BinaryIO) -> None:
+    """Write an image's root file system as a tar; the same bytes for the same files.
+
+    Args:
+        files: The files; their directories and the mount points are made.
+        folders: More directories, or other permissions for those, by relative path.
+        file: Where the tar goes.
+    """
+    files = sorted(files, key=lambda item: item.target)
+    parents = {
+        str(p).lstrip("/") for item in files for p in PurePosixPath(item.target).parents if str(p) != "/"
+    }
+    modes = dict.fromkeys((*_FOLDERS, *parents), 0o755) | dict(folders)
     with tarfile.open(fileobj=file, mode="w") as archive:
-        for folder in sorted(folders):
+        for folder, mode in sorted(modes.items()):
             entry = tarfile.TarInfo(folder)
             entry.type = tarfile.DIRTYPE
-            entry.mode = 0o755
+            entry.mode = mode
             archive.addfile(entry)
-        for engine_file in sorted(build.files, key=lambda item: item.target):
-            entry = tarfile.TarInfo(engine_file.target.lstrip("/"))
-            entry.mode = 0o755
-            entry.size = engine_file.source.stat().st_size
-            with engine_file.source.open("rb") as source:
+        for item in files:
+            entry = tarfile.TarInfo(item.target.lstrip("/"))
+            entry.mode = item.mode
+            entry.size = item.source.stat().st_size
+            with item.source.open("rb") as source:
                 archive.addfile(entry, source)
