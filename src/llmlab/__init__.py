@@ -15,11 +15,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmlab.auditing import Audit, AuditComparison, audit
     from llmlab.builds import build
+    from llmlab.checkup import doctor
     from llmlab.errors import AskInterrupted, LabError
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
     from llmlab.library import models, pull, rm, verify
-    from llmlab.results import Answer, Inspection, Logs, ServerList, ServerStatus, Stopped
+    from llmlab.results import Answer, Logs, ServerList, ServerStatus, Stopped
+    from llmlab.results_dry_run import DryRun
+    from llmlab.results_isolation import Inspection
 
 __version__ = "0.1.0.dev0"
 
@@ -33,14 +37,19 @@ _EXPORTS = {
     "logs": "lab",
     "ask": "lab",
     "attach": "lab",
+    "audit": "auditing",
     "models": "library",
     "pull": "library",
     "rm": "library",
     "verify": "library",
     "build": "builds",
+    "doctor": "checkup",
     "Server": "lab",
     "Answer": "results",
-    "Inspection": "results",
+    "Audit": "auditing",
+    "AuditComparison": "auditing",
+    "DryRun": "results_dry_run",
+    "Inspection": "results_isolation",
     "Logs": "results",
     "ServerList": "results",
     "ServerStatus": "results",
@@ -52,6 +61,9 @@ _EXPORTS = {
 __all__ = [
     "Answer",
     "AskInterrupted",
+    "Audit",
+    "AuditComparison",
+    "DryRun",
     "Inspection",
     "LabError",
     "Logs",
@@ -62,7 +74,9 @@ __all__ = [
     "__version__",
     "ask",
     "attach",
+    "audit",
     "build",
+    "doctor",
     "inspect",
     "logs",
     "models",

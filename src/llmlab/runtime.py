@@ -12,7 +12,6 @@ record whose lock is free belongs to a start that died.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,12 +21,17 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing runs there but `llmlab doctor`, which says what to do
+    fcntl = None  # type: ignore[assignment]
 
 from llmlab.errors import LabError, NameTakenError, ServerBusyError
 from llmlab.specs import Process, Record, record_from_dict, to_dict
@@ -137,6 +141,9 @@ class Claim:
 
     def remove(self) -> None:
         """Remove the directory with all that is in it."""
+        # A server that is ready cannot write to its socket's directory, and we can neither.
+        with suppress(OSError):
+            self.socket_dir.chmod(0o700)
         deadline = time.monotonic() + _REMOVE_S
         while self.path.exists() and time.monotonic() < deadline:
             # A shell that is just ending may still write the exit code into it.
@@ -238,7 +245,8 @@ def abandoned() -> list[str]:
     names = []
     with _locked(root / ".lock"):
         for path in root.iterdir():
-            if not path.is_dir() or read_record(path.name) is not None:
+            # No server's name begins with a dot: that is where dry runs have their sockets.
+            if path.name.startswith(".") or not path.is_dir() or read_record(path.name) is not None:
                 continue
             try:
                 handle = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)

@@ -28,6 +28,7 @@ _MODULES = {
     "stop": "llmlab.lab",
     "ps": "llmlab.lab",
     "inspect": "llmlab.lab",
+    "audit": "llmlab.auditing",
     "logs": "llmlab.lab",
     "ask": "llmlab.lab",
     "models": "llmlab.library",
@@ -35,6 +36,7 @@ _MODULES = {
     "rm": "llmlab.library",
     "verify": "llmlab.library",
     "build": "llmlab.builds",
+    "doctor": "llmlab.checkup",
 }
 
 
