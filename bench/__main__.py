@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 import llmlab
-from bench import common, fitting, headers, imports, starting, streaming, synthetic
+from bench import auditing, common, fitting, headers, imports, starting, streaming, synthetic, transports
 from llmlab.backends import backend
 
 _ALL = {
@@ -17,7 +17,10 @@ _ALL = {
     "headers": headers.run,
     "synthetic": synthetic.run,
     "fitting": fitting.run,
+    "transports": transports.run,
+    "auditing": auditing.run,
 }
+_CONTAINERS = {"starting", "transports", "auditing"}
 
 
 def main() -> int:
@@ -33,7 +36,7 @@ def main() -> int:
         try:
             for name in names:
                 print(name, flush=True)
-                if name == "starting" and (problem := backend("container").unavailable()):
+                if name in _CONTAINERS and (problem := backend("container").unavailable()):
                     print(f"  not measured: {problem.message}")
                     continue
                 common.write(name, _ALL[name]())

@@ -333,6 +333,8 @@ class ServerBehaviour:
         server = llmlab.start("tiny", name="a", **place)
         path = server.record.endpoint.socket
         assert path
+        # As a container could do before its server was ready.
+        path.parent.chmod(0o700)
         real = path.with_name("real")
         path.rename(real)
         path.symlink_to(real)
@@ -344,6 +346,7 @@ class ServerBehaviour:
         server = llmlab.start("tiny", name="a", **place)
         path = server.record.endpoint.socket
         assert path
+        path.parent.chmod(0o700)
         path.unlink()
         with socket.socket(socket.AF_UNIX) as impostor:
             impostor.bind(str(path))

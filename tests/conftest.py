@@ -23,7 +23,8 @@ import hypothesis
 import pytest
 
 import llmlab
-from llmlab.backends import backend
+from llmlab import runtime
+from llmlab.backends import backend, docker_api, labels
 from llmlab.builds import find_build, source
 from llmlab.errors import BuildError, EngineError
 from llmlab.runtime import cache_dir
@@ -72,7 +73,8 @@ def inventory(folder: Path) -> list[str]:
         if any(str(folder) in word for word in words) and "pytest" not in " ".join(words):
             found.append(f"process {process.name}: {' '.join(words)[:200]}")
     if backend("container").unavailable() is None:
-        found += [f"container {record.name}" for record in backend("container").find()]
+        listed = docker_api.connect().containers(f"{labels.USER}={runtime.scope()}")
+        found += [f"container {' '.join(entry['Names'])}" for entry in listed]
     return found
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import llmlab
 from llmlab import runtime
-from llmlab.backends.container import LABEL_USER
+from llmlab.backends import labels
 from tests.conftest import eventually, run_cli
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -198,7 +198,7 @@ def place(request: pytest.FixtureRequest, require_engine: Any) -> str:
 
 def ours(*more: str) -> list[str]:
     """Ids of the containers with this user's label."""
-    command = ["docker", "ps", "-aq", "--filter", f"label={LABEL_USER}={runtime.scope()}", *more]
+    command = ["docker", "ps", "-aq", "--filter", f"label={labels.USER}={runtime.scope()}", *more]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -207,7 +207,7 @@ def test_the_main_job(require_engine, require_docker):
     assert (started["name"], started["backend"], started["state"]) == ("a", "container", "ready")
     assert started["isolation"] == "sealed"
     started = document(run_cli("start", "tiny", "--native", "--name", "b", "--json"))
-    assert (started["name"], started["backend"], started["isolation"]) == ("b", "native", "none")
+    assert (started["name"], started["backend"], started["isolation"]) == ("b", "native", "not isolated")
 
     for name in ("a", "b"):
         found = document(run_cli("ask", name, "What is a container?", "--json"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import llmlab
-from llmlab import errors, weights
+from llmlab import errors, runtime, weights
 from llmlab.backends import docker_api
 from llmlab.builds import find_build
 from llmlab.errors import ImageError, MemoryFitError, NameTakenError, ServerStoppedError, UsageError
@@ -55,9 +55,9 @@ class TestContainer(ServerBehaviour):
         controls = llmlab.start("tiny", **place).inspect().isolation
         assert [control.name for control in controls if not control.agrees] == []
         seen = {control.name: control.in_force for control in controls}
-        assert seen["network"] == "interfaces: lo"
-        assert seen["capabilities"] == "0x0"
-        assert seen["system calls"] == "filtered"
+        assert seen["network"] == "only loopback"
+        assert seen["capabilities"] == "none"
+        assert str(seen["system calls"]).startswith("filtered")
 
     def test_it_runs_the_same_libraries_as_the_native_server(self, place):
         boxed = llmlab.start("tiny", **place).record.build
@@ -226,7 +226,10 @@ class TestContainer(ServerBehaviour):
     def test_labels_find_all_of_them(self, place):
         llmlab.start("tiny", name="a", **place)
         found = subprocess.run(
-            ["docker", "ps", "-a", "--filter", "label=llmlab.server", "--format", "{{.Names}}"],
+            [
+                *("docker", "ps", "-a", "--filter", "label=llmlab.server"),
+                *("--filter", f"label=llmlab.user={runtime.scope()}", "--format", "{{.Names}}"),
+            ],
             capture_output=True,
             text=True,
             check=True,

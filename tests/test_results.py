@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmlab import render
-from llmlab.results import Answer, Control, Inspection, Logs, Result, ServerList, ServerStatus, Stopped
+from llmlab.results import Answer, Logs, Result, ServerList, ServerStatus, Stopped
+from llmlab.results_dry_run import DryRun, Flag
+from llmlab.results_isolation import Control, Inspection, Traffic
 from llmlab.specs import to_dict
 from tests import examples
 
@@ -87,13 +89,24 @@ def all_results(text: str) -> list[Result]:
         Stopped(names=()),
         Logs(name=text, lines=(text, "", text)),
         Control(name=text, asked=text, recorded=None, in_force=None, agrees=None),
+        Traffic(unknown=text),
+        DryRun(
+            name=text,
+            backend=text,
+            before=((text, "x"),),
+            flags=(Flag(words=("run", text), why=text, cis=text), Flag(words=(text,), why=text)),
+            after=(text,),
+            notes=(text,),
+        ),
     ]
 
 
 class Strict(HTMLParser):
     """Collects what a browser would see, and refuses what llmlab never writes."""
 
-    TAGS = frozenset("div span strong small table caption thead tbody tr th td pre code".split())  # noqa: SIM905
+    TAGS = frozenset(
+        "div span strong small table caption thead tbody tr th td pre code details summary".split()
+    )  # noqa: SIM905
     ATTRIBUTES = frozenset({"style", "scope", "title", "aria-hidden"})
 
     def __init__(self) -> None:
@@ -216,9 +229,9 @@ def test_unknown_is_never_zero():
 def test_unknown_controls_are_not_seen():
     html, text = seen(inspection().to_html()), str(inspection())
     for shown in (html, text):
-        assert "no control" in shown
+        assert "unknown" in shown
         assert "DIFFERS" in shown
-        assert "as asked" in shown
+        assert "as recorded" in shown
         assert "None" not in shown
 
 

@@ -4,8 +4,11 @@
 
 The first argument is `profiles/seccomp/default.json` of the moby project (in
 its source, or in a distribution's source package of Docker Engine). The
-outcome differs from it in two rules: `socket` is allowed for AF_UNIX alone,
-and `socketcall`, with which a 32-bit program would get round that, is gone.
+outcome differs from it in three things: `socket` is allowed for AF_UNIX alone;
+`socketcall`, with which a 32-bit program would get round that, is gone; and so
+is what changes permissions. The container's user owns the directory of its
+socket, from which the right to write is taken once the server is ready: it
+must not be able to give that back to itself.
 """
 
 from __future__ import annotations
@@ -17,10 +20,16 @@ from typing import Any
 
 TARGET = Path(__file__).parent.parent / "src/llmlab/isolation/seccomp.json"
 AF_UNIX = 1
+# Extended attributes include access control lists.
+PERMISSIONS = {
+    *("chmod", "fchmod", "fchmodat", "fchmodat2"),
+    *("setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
+}
 
 
 def narrow(profile: dict[str, Any]) -> dict[str, Any]:
-    """The profile with sockets of the unix family only.
+    """The profile with sockets of the unix family only, and without changes of permissions.
 
     Raises:
         ValueError: If the profile's `socket` rule is not where it is expected;
@@ -29,7 +38,7 @@ def narrow(profile: dict[str, Any]) -> dict[str, Any]:
     rules: list[dict[str, Any]] = []
     found = 0
     for rule in profile["syscalls"]:
-        names = [name for name in rule["names"] if name not in {"socket", "socketcall"}]
+        names = [name for name in rule["names"] if name not in {"socket", "socketcall", *PERMISSIONS}]
         found += "socket" in rule["names"]
         if names:
             rules.append({**rule, "names": names})

@@ -13,6 +13,7 @@ from textwrap import wrap
 from typing import Literal
 
 Step = Literal["done", "now", "ahead", "failed"]
+Finding = Literal["good", "plain", "open", "bad"]
 UNKNOWN = "–"
 """What stands in a table where a figure is not known."""
 
@@ -41,6 +42,8 @@ _LINE = "var(--jp-border-color2, #d0d0d0)"
 _ACCENT = "var(--jp-brand-color1, #1976d2)"
 # Without JupyterLab's stripes: on them, muted text would be too faint.
 _ROW = '<tr style="background:none">'
+# For views that draw tables of their own.
+FONT, MUTED, LINE, ROW, STATE_COLOURS = _FONT, _MUTED, _LINE, _ROW, _STATE_COLOURS
 _FIGURES = "font-variant-numeric:tabular-nums;white-space:nowrap"
 _SMALL = "font-size:var(--jp-ui-font-size1, 13px)"
 # What a bar is made of. Each has at least three times the luminance of JupyterLab's
@@ -49,6 +52,7 @@ _SHADES = ("#3d7fd9", "#8a63d2", "#d0651b", "#1b8f7d", "#7c8590", "#b8578f", "#8
 _MARKS = {"fits": "✓", "tight": "▲", "too big": "✗"}
 _FAINT = f"background:repeating-linear-gradient(90deg,{_SHADES[0]} 0 1px,transparent 1px 4px)"
 _BAR_PX, _OVER_PX = 150, 40
+_PART_COLUMNS = 88
 _PAGE = "var(--jp-layout-color0, #fff)"
 # A mark and a colour for each step of something that takes a while.
 _STEPS: dict[Step, tuple[str, str]] = {
@@ -56,6 +60,13 @@ _STEPS: dict[Step, tuple[str, str]] = {
     "now": ("●", _ACCENT),
     "ahead": ("○", _STATE_COLOURS["stopped"]),
     "failed": ("✗", _STATE_COLOURS["exited"]),
+}
+# The shape says it as well as the colour: filled, empty, a ring, a filled cross.
+_FINDINGS: dict[Finding, tuple[str, str]] = {
+    "good": ("✓", _STATE_COLOURS["ready"]),
+    "plain": ("·", _STATE_COLOURS["stopped"]),
+    "open": ("○", _STATE_COLOURS["loading"]),
+    "bad": ("✖", _STATE_COLOURS["exited"]),
 }
 
 
@@ -133,11 +144,67 @@ def html_chips(chips: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def html_card(title: str, body: str, *, side: str = "") -> str:
-    """A box with a title; `body` and `side` are HTML already."""
+def html_findings(header: Sequence[str], rows: Sequence[tuple[Sequence[str], Finding]]) -> str:
+    """A table whose last column is a verdict; what is bad stands out by mark, weight and colour."""
+    cells = []
+    for row, look in rows:
+        *texts, verdict = row
+        html = [
+            escape(texts[0]),
+            *(f'<span style="overflow-wrap:anywhere">{escape(text)}</span>' for text in texts[1:]),
+        ]
+        if look == "bad":
+            red = f"color:{_FINDINGS['bad'][1]};font-weight:600"
+            html = [f'<span style="{red}">{text}</span>' for text in html]
+        html[0] = f'<span style="white-space:nowrap">{html[0]}</span>'
+        cells.append([*html, html_finding(verdict, look)])
+    return html_grid(header, cells)
+
+
+def html_reasons(rows: Sequence[tuple[str, str, str]]) -> str:
+    """A command, part by part, with what is to be said beside each: (part, reason, number).
+
+    What is beside it is not selected with it, so that the command can be copied.
+    """
+    cell = f"padding:2px 16px 2px 0;text-align:left;vertical-align:top;border-bottom:1px solid {_LINE}"
+    aside = f"{cell};user-select:none;-webkit-user-select:none"
+    lines = []
+    for i, (part, why, number) in enumerate(rows):
+        shown = clipped(part, _PART_COLUMNS, middle=True)
+        indent = 0 if i == 0 or not part.startswith("-") else 2
+        cis = f"CIS {number}" if number else ""
+        lines.append(
+            f'{_ROW}<td style="{cell};padding-left:{indent}ch;font-family:var(--jp-code-font-family, monospace);'
+            f'font-size:95%;overflow-wrap:anywhere;min-width:24em" title="{escape(part)}">{escape(shown)}</td>'
+            f'<td style="{aside}">{escape(why)}</td><td style="{aside};{_MUTED};white-space:nowrap">{escape(cis)}</td></tr>'
+        )
+    return f'<table style="border-collapse:collapse;{_FONT};{_SMALL};margin:6px 0"><tbody>{"".join(lines)}</tbody></table>'
+
+
+def html_finding(word: str, look: Finding) -> str:
+    """A verdict with its mark."""
+    mark, colour = _FINDINGS[look]
+    style = f"color:{colour};font-weight:700" if look == "bad" else _MUTED if look == "plain" else ""
+    return (
+        f'<span style="white-space:nowrap;{style}"><span aria-hidden="true" style="color:{colour}">{mark}</span> '
+        f"{escape(word)}</span>"
+    )
+
+
+def html_meanings(entries: Sequence[tuple[str, Finding, str]]) -> str:
+    """What the verdicts of a table mean: (verdict, mark, meaning)."""
+    html = "".join(
+        f'<span style="margin-right:16px">{html_finding(word, look)} <span style="{_MUTED}">{escape(meaning)}</span></span>'
+        for word, look, meaning in entries
+    )
+    return f'<div style="{_FONT};font-size:90%;line-height:1.6;margin:4px 0">{html}</div>'
+
+
+def html_card(title: str, body: str, *, side: str = "", wide: bool = False) -> str:
+    """A box with a title; `body` and `side` are HTML already. A table of many columns wants a wide one."""
     return (
         f'<div style="{_FONT};border:1px solid {_LINE};border-radius:6px;padding:8px 14px;'
-        f'max-width:52em;margin:2px 0"><div style="display:flex;gap:1em;align-items:baseline">'
+        f'max-width:{"76em" if wide else "52em"};margin:2px 0"><div style="display:flex;gap:1em;align-items:baseline">'
         f'<strong style="flex:1">{escape(title)}</strong>{side}</div>{body}</div>'
     )
 

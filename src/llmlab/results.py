@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llmlab import render
@@ -212,86 +212,6 @@ class ServerList(Result, Sequence[ServerStatus]):
         if not self.servers:
             return render.html_card("No servers", render.html_text("Start one: %llm start tiny"))
         return render.html_table(self.HEADER, [server.row() for server in self.servers])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Control(Result):
-    """One line of the isolation receipt.
-
-    Attributes:
-        name: What is controlled, such as "network".
-        asked: What the profile asks for.
-        recorded: What the container engine wrote down; None if it says nothing.
-        in_force: What is seen on the running process; None if it cannot be seen.
-        agrees: False if something differs from what was asked for, None where
-            nothing was asked for or could be compared.
-    """
-
-    name: str
-    asked: str
-    recorded: str | None
-    in_force: str | None
-    agrees: bool | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection(Result):
-    """Everything known about one server.
-
-    Attributes:
-        status: Its row of `ps`.
-        record: What was written down when it started.
-        command: The engine's command line.
-        isolation: Asked for, recorded and in force, control by control.
-        facts: What else was seen, label → value.
-    """
-
-    status: ServerStatus
-    record: dict[str, Any]
-    command: tuple[str, ...]
-    isolation: tuple[Control, ...]
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def _controls(self) -> list[list[str]]:
-        marks = {True: "as asked", False: "DIFFERS", None: "no control"}
-        return [
-            [c.name, c.asked, c.recorded or "–", c.in_force or "–", marks[c.agrees]] for c in self.isolation
-        ]
-
-    def _pairs(self) -> list[tuple[str, str]]:
-        status = self.status
-        return [
-            ("state", f"{status.state} {status.detail}".strip()),
-            ("model", f"{status.model} ({self.record['spec']['model']['path']})"),
-            ("model sha256", self.record["spec"]["model"]["sha256"]),
-            ("engine", status.engine),
-            ("backend", f"{status.backend}, isolation: {status.isolation}"),
-            ("endpoint", status.endpoint),
-            ("context", f"{status.context} tokens × {status.slots} slots"),
-            ("up", render.duration_text(int(status.uptime_s))),
-            *self.facts.items(),
-        ]
-
-    _HEADER = ("control", "asked for", "recorded", "in force", "verdict")
-
-    def __str__(self) -> str:
-        """All of it as text."""
-        pairs = self._pairs()
-        width = max(len(key) for key, _ in pairs)
-        lines = [f"server {self.status.name}", *(f"  {k.ljust(width)}  {v}" for k, v in pairs)]
-        lines += ["", "command", "  " + " ".join(self.command)]
-        if self.isolation:
-            lines += ["", render.text_table(self._HEADER, self._controls())]
-        return "\n".join(lines)
-
-    def to_html(self) -> str:
-        """All of it as a card."""
-        parts = [render.html_pairs(self._pairs()), render.html_code([" ".join(self.command)])]
-        if self.isolation:
-            parts.append(render.html_table(self._HEADER, self._controls(), caption="Isolation"))
-        return render.html_card(
-            f"server {self.status.name}", "".join(parts), side=render.html_state(self.status.state)
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
 import psutil
 
-from llmlab.client import Verify
+from llmlab.client import Opener, Verify
 from llmlab.errors import LabError, UnknownNameError
 from llmlab.profiles import SEALED, Profile, Transport
-from llmlab.results import Control
+from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
 from llmlab.specs import BackendName, Limits, Process, Record, ServeSpec
 
@@ -85,6 +84,12 @@ class Backend(Protocol):
     def verify(self, record: Record) -> Verify | None:
         """A check that a connected socket's peer is this server."""
 
+    def opener(self, record: Record) -> Opener | None:
+        """What connects to the server, where its endpoint is neither a socket nor a port."""
+
+    def settle(self, record: Record) -> None:
+        """Take away what the server needed for its start only; it is ready now."""
+
     def resident_mib(self, record: Record) -> int | None:
         """Memory its process holds now, mapped files included; None if that cannot be seen."""
 
@@ -95,10 +100,13 @@ class Backend(Protocol):
         """Stop it, by force after `grace_s` seconds, and remove it; idempotent."""
 
     def remove_abandoned(self, claim: Claim) -> None:
-        """Remove what a start that died has left under this name."""
+        """Remove what a start that died, or a server that is gone, has left under this name."""
 
-    def controls(self, record: Record) -> tuple[Sequence[Control], dict[str, str]]:
-        """The isolation receipt, and further facts (label → value)."""
+    def remove_orphans(self) -> None:
+        """Remove what belongs to no server any more."""
+
+    def controls(self, record: Record) -> Receipt:
+        """The isolation receipt, what else was seen, and what went over the network."""
 
 
 def backend_names() -> tuple[BackendName, ...]:

@@ -1,4 +1,4 @@
-"""The container backend: a sealed container, reached through a unix socket.
+"""The container backend: a sealed container, reached through a unix socket where that can be.
 
 No network at all; the socket's directory, which only the user may enter, is
 mounted into the container. What is written down stands in the container's labels.
@@ -8,161 +8,103 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shlex
 import socket
-import stat
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from llmlab import engines, runtime
-from llmlab.backends import base, container_receipt, docker_api, image, peer
+from llmlab import runtime
+from llmlab.backends import (
+    base,
+    container_receipt,
+    container_users,
+    docker_api,
+    labels,
+    peer,
+    relay,
+    sidecar,
+    transports,
+)
 from llmlab.backends.base import Found, Starting, exit_detail
-from llmlab.builds import find_build
-from llmlab.client import Verify
-from llmlab.errors import BackendError, LabError, UsageError
-from llmlab.isolation import create_request
-from llmlab.isolation.profile import MODEL_DIR, SCRATCH, SOCKET_DIR
-from llmlab.profiles import Mount
-from llmlab.reporting import reporter
-from llmlab.results import Control
+from llmlab.backends.container_plan import Prepared, prepare, relay_target
+from llmlab.backends.container_users import User
+from llmlab.backends.docker_api import DockerApi
+from llmlab.client import Opener, Verify
+from llmlab.errors import BackendError, LabError
+from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
-from llmlab.specs import BackendName, Endpoint, Record, record_from_dict, to_dict
+from llmlab.specs import BackendName, Endpoint, Record, record_from_dict
+
+__all__ = ["Prepared", "prepare"]
 
 NAME: BackendName = "container"
-
-LABEL_SERVER = "llmlab.server"
-LABEL_USER = "llmlab.user"
-_LABEL_RECORD = "llmlab.record"
-# The program's place in the images of the llama.cpp project.
-_OFFICIAL_PROGRAM = "/app/llama-server"
-_NOBODY = 65534
 
 
 def unavailable() -> LabError | None:
     """Why no container can be started; None if it can."""
     try:
-        api = docker_api.connect()
-        api.ping()
-        if not api.is_local():
-            return BackendError(
-                f"the container engine at {api.address} does not share this machine's files, "
-                "so its unix sockets cannot be reached from here",
-                hint="use a local Docker Engine",
-            )
+        docker_api.connect().ping()
     except LabError as error:
         return error
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A container that could be created.
-
-    Attributes:
-        name: Its name.
-        request: The body of the engine's "create container" request.
-        record: The server's record, but for the container's id.
-    """
-
-    name: str
-    request: dict[str, Any]
-    record: Record
-
-
 def start(starting: Starting) -> Record:
-    """Create and start a container.
+    """Create and start a container, and those beside it.
 
     Raises: As `prepare`.
-    """
-    prepared = prepare(starting)
-    api = docker_api.connect()
-    container_id = runtime.uninterrupted(
-        lambda: api.create(prepared.name, prepared.request), undo=lambda made: api.stop(made, 0)
-    )
-    try:
-        api.start(container_id)
-    except BaseException:
-        api.stop(container_id, 0)
-        raise
-    return replace(prepared.record, container_id=container_id)
-
-
-def prepare(starting: Starting) -> Prepared:
-    """Everything but creating the container; the image is made.
-
-    Raises:
-        DaemonError: If no engine answers.
-        ImageError: If the image cannot be made or had.
-        UsageError: If the engine cannot run in a container.
-        BackendError: If the container engine refuses.
     """
     if problem := unavailable():
         problem.hint = "; ".join(part for part in (problem.hint, "or run natively: --native") if part)
         raise problem
+    prepared = prepare(starting)
     api = docker_api.connect()
-    claim, spec = starting.claim, starting.spec
-    engine = engines.engine(spec.engine)
-    if NAME not in engine.BACKENDS:
-        raise UsageError(
-            f"engine {spec.engine} cannot run in a container", hint="use --native, or --engine llama-server"
+    record = prepared.record
+    try:
+        if record.endpoint.socket:
+            container_users.give(api, prepared.user, starting.claim.socket_dir)
+        if prepared.volume:
+            name, options = prepared.volume
+            api.make_volume(name, labels.mine(SERVER=record.name), options)
+        container_id = runtime.uninterrupted(
+            lambda: api.create(prepared.name, prepared.request), undo=lambda made: api.stop(made, 0)
         )
-    image_name, image_id, program, files = _image(api, starting)
-    report = reporter()
-    report.stage("model", spec.model.name)
-    user, notes = _user(api, starting)
-    # A model may be a link into a store, so that its name and its place differ.
-    targets = {path: f"{MODEL_DIR}/{path.name}" for path in spec.model.files}
-    paths = engines.Paths(
-        program=PurePosixPath(program),
-        model=PurePosixPath(targets[spec.model.path]),
-        socket=PurePosixPath(SOCKET_DIR) / claim.socket.name,
-        scratch=PurePosixPath(SCRATCH),
-        # Where a build's libraries lie on the host means nothing in here.
-        library_dir=None if starting.image else PurePosixPath(program).parent,
-    )
-    argv = engine.argv(spec, paths)
-    record = Record(
-        name=claim.name,
-        backend=NAME,
-        spec=spec,
-        endpoint=Endpoint(socket=claim.socket),
-        created=time.time(),
-        owner=starting.owner,
-        build=files,
-        image=f"{image_name}@{image_id}",
-        user=user,
-        argv=tuple(argv),
-        limits=starting.limits,
-        profile=starting.profile,
-        transport="socket",
-        notes=notes,
-    )
-    request = create_request(
-        starting.profile,
-        image=image_id,
-        argv=argv,
-        environment=engine.environment(spec, paths),
-        user=user,
-        limits=starting.limits,
-        mounts=[
-            *(Mount(source=str(path.resolve()), target=target) for path, target in targets.items()),
-            Mount(source=str(claim.socket_dir), target=SOCKET_DIR, read_only=False),
-        ],
-        labels={
-            LABEL_SERVER: claim.name,
-            LABEL_USER: runtime.scope(),
-            _LABEL_RECORD: json.dumps(to_dict(record)),
-        },
-    )
-    return Prepared(_container_name(claim.name), request, record)
+        record = replace(record, container_id=container_id)
+        api.start(container_id)
+        endpoint = _open(api, prepared, record)
+        return replace(record, endpoint=endpoint, notes=(*record.notes, *_for_other_tools(endpoint)))
+    except BaseException:
+        _remove(api, record, grace_s=0)
+        raise
+
+
+def _open(api: DockerApi, prepared: Prepared, record: Record) -> Endpoint:
+    """Start what stands beside a running server; how it is reached then."""
+    endpoint = record.endpoint
+    if record.transport == "port":
+        endpoint = replace(endpoint, port=sidecar.host_port(api, record.container_id or ""))
+    if endpoint.key_file:
+        _write_key(api, endpoint.key_file, prepared.user)
+    for beside in prepared.sidecars:
+        try:
+            port = sidecar.start(api, beside)
+        except BackendError:
+            if look(record).running:
+                raise
+            # The server has ended, and its log says why.
+            break
+        if port:
+            endpoint = replace(endpoint, exposed_port=port)
+    return endpoint
 
 
 def find() -> list[Record]:
     """All containers of this user's that carry our labels; none if no engine answers."""
     try:
-        listed = docker_api.connect().containers(f"{LABEL_USER}={runtime.scope()}")
+        listed = docker_api.connect().containers(f"{labels.USER}={runtime.scope()}")
     except LabError:
         return []
     return [record for entry in listed if (record := _record(entry))]
@@ -170,14 +112,17 @@ def find() -> list[Record]:
 
 def look(record: Record) -> Found:
     """Whether the container runs, and if not, why."""
-    entry = docker_api.connect().container(record.container_id or "")
+    api = docker_api.connect()
+    entry = api.container(record.container_id or "")
     if entry is None:
         return Found(running=False, detail="its container is gone")
     state = entry["State"]
+    # A process of another machine has a number that means nothing here.
+    pid = state.get("Pid") or None if api.is_local() else None
     if state.get("Paused"):
-        return Found(running=True, detail="paused", pid=state.get("Pid") or None)
+        return Found(running=True, detail="paused", pid=pid)
     if state.get("Running"):
-        return Found(running=True, pid=state.get("Pid") or None)
+        return Found(running=True, pid=pid)
     if state.get("OOMKilled"):
         limit = f" of {record.limits.memory_mib} MiB" if record.limits else ""
         return Found(running=False, detail=f"killed: out of its memory{limit}")
@@ -185,20 +130,64 @@ def look(record: Record) -> Found:
 
 
 def verify(record: Record) -> Verify | None:
-    """Check that the peer's process is in the record's container."""
-    container_id = record.container_id or ""
+    """Check that the peer's process is in the record's container, or in the relay's beside it.
+
+    None where the kernel does not tell: a published port, the engine's API.
+    """
+    if record.transport not in {None, "socket", "sidecar"}:
+        return None
 
     def check(opened: socket.socket) -> None:
         found = peer.pid(opened)
-        if found is not None and peer.in_container(found, container_id) is False:
-            raise peer.stranger(record.name, f"process {found} is not in container {container_id[:12]}")
+        if found is None:
+            return
+        container_id = _listener(record)
+        if peer.in_container(found, container_id) is False:
+            # The relay may have been made anew since it was last looked for.
+            _listeners.pop(record.container_id or "", None)
+            container_id = _listener(record)
+            if peer.in_container(found, container_id) is False:
+                raise peer.stranger(record.name, f"process {found} is not in container {container_id[:12]}")
 
     return check
 
 
+# Server's container → the container that listens for it: asking the engine takes
+# longer than a short answer.
+_listeners: dict[str, str] = {}
+
+
+def _listener(record: Record) -> str:
+    """The container whose process listens at the server's socket."""
+    own = record.container_id or ""
+    if record.transport != "sidecar":
+        return own
+    if own not in _listeners:
+        beside = sidecar.find(docker_api.connect(), record.name)
+        # "" is part of every path: a relay that is gone must not let everybody in.
+        if "forward" not in beside:
+            return "no relay"
+        _listeners[own] = beside["forward"]
+    return _listeners[own]
+
+
+def opener(record: Record) -> Opener | None:
+    """What connects through the container engine's API, if that is the transport."""
+    if record.transport != "relay":
+        return None
+    return partial(relay.connect, record.container_id or "", relay_target(record))
+
+
+def settle(record: Record) -> None:
+    """Take the socket's directory away from the container, which has made its socket."""
+    if record.endpoint.socket:
+        container_users.take_back(record.endpoint.socket.parent)
+
+
 def resident_mib(record: Record) -> int | None:
     """The resident memory of the engine's process in the container."""
-    entry = docker_api.connect().container(record.container_id or "")
+    api = docker_api.connect()
+    entry = api.container(record.container_id or "") if api.is_local() else None
     return base.resident_mib(container_receipt.server_pid(entry) if entry else None)
 
 
@@ -208,74 +197,82 @@ def log(record: Record, lines: int | None = None) -> list[str]:
 
 
 def stop(record: Record, *, grace_s: float) -> None:
-    """Stop and remove the container."""
-    docker_api.connect().stop(record.container_id or "", grace_s)
+    """Stop and remove the container, and what stands beside it."""
+    _remove(docker_api.connect(), record, grace_s=grace_s)
 
 
 def remove_abandoned(claim: Claim) -> None:
-    """Remove a container of this name whose start died before it was ready."""
+    """Remove what a start that died before it was ready, or a server that is gone, has left."""
     try:
         api = docker_api.connect()
-        listed = api.containers(f"{LABEL_SERVER}={claim.name}")
+        sidecar.remove(api, claim.name)
+        for entry in api.containers(f"{labels.SERVER}={claim.name}", f"{labels.USER}={runtime.scope()}"):
+            api.stop(entry["Id"], 0)
+        _remove_volumes(api, claim.name)
     except LabError:
         return
-    for entry in listed:
-        if (entry.get("Labels") or {}).get(LABEL_USER) == runtime.scope():
-            api.stop(entry["Id"], 0)
 
 
-def controls(record: Record) -> tuple[Sequence[Control], dict[str, str]]:
+def remove_orphans() -> None:
+    """Remove sidecars whose server is gone."""
+    sidecar.remove_orphans(docker_api.connect())
+
+
+def controls(record: Record) -> Receipt:
     """The receipt: asked for, recorded by the engine, seen on the process."""
-    return container_receipt.controls(record)
+    found = container_receipt.controls(record)
+    facts = {"transport": transports.describe(record.transport)} if record.transport else {}
+    if record.endpoint.exposed_port:
+        facts["for other tools"] = "; ".join(_for_other_tools(record.endpoint))
+    return replace(found, facts={**found.facts, **facts})
 
 
-def _image(api: docker_api.DockerApi, starting: Starting) -> tuple[str, str, str, dict[str, str]]:
-    """Name, id, program and file hashes of the image to run."""
-    if starting.image:
-        reporter().stage("image", starting.image)
-        found = api.image_id(starting.image)
-        if found is None:
-            for line in api.pull(starting.image):
-                reporter().stage("image", f"{starting.image}: {line}")
-            found = api.image_id(starting.image)
-        if found is None:
-            raise BackendError(f"image {starting.image!r} was pulled and is not there")
-        return starting.image, found, _OFFICIAL_PROGRAM, {}
-    reporter().stage("engine", starting.spec.engine)
-    build = find_build()
-    name, found = image.make(api, build)
-    program = next(file.target for file in build.files if file.source.name == build.server.name)
-    return name, found, program, {Path(file.target).name: file.sha256 for file in build.files}
+def _for_other_tools(endpoint: Endpoint) -> tuple[str, ...]:
+    """What another tool needs to be told; the key itself is shown nowhere."""
+    if endpoint.exposed_port is None:
+        return ()
+    return (
+        f"for other tools: export OPENAI_BASE_URL=http://127.0.0.1:{endpoint.exposed_port}/v1",
+        f"and their key: export OPENAI_API_KEY=$(cat {shlex.quote(str(endpoint.key_file))})",
+    )
 
 
-def _user(api: docker_api.DockerApi, starting: Starting) -> tuple[str, tuple[str, ...]]:
-    """The user the server runs as, and what to say about it.
+def _remove(api: DockerApi, record: Record, *, grace_s: float) -> None:
+    """Those beside it first: a sidecar without a server is taken for a leftover."""
+    if record.transport == "sidecar" or record.endpoint.key_file:
+        sidecar.remove(api, record.name)
+    if record.container_id:
+        _listeners.pop(record.container_id, None)
+        relay.forget(record.container_id)
+        api.stop(record.container_id, grace_s)
+    if record.transport == "relay" and record.endpoint.key_file:
+        _remove_volumes(api, record.name)
 
-    It must be able to write the socket's directory and to be connected to by
-    us: that is our own uid. In a rootless engine's user namespace that is 0.
-    Root runs it as nobody, whose socket it can use all the same.
-    """
-    uid, gid = os.getuid(), os.getgid()
-    if uid != 0:
-        return ("0:0" if api.is_rootless() else f"{uid}:{gid}"), ()
-    if not all(path.stat().st_mode & stat.S_IROTH for path in starting.spec.model.files):
-        note = f"runs as root in the container, because only root may read {starting.spec.model.path}"
-        return "0:0", (note,)
-    os.chown(starting.claim.socket_dir, _NOBODY, _NOBODY)
-    return f"{_NOBODY}:{_NOBODY}", ()
+
+def _remove_volumes(api: DockerApi, name: str) -> None:
+    for volume in api.volumes(f"{labels.SERVER}={name}", f"{labels.USER}={runtime.scope()}"):
+        api.remove_volume(volume)
+
+
+def _write_key(api: DockerApi, path: Path, user: User) -> None:
+    """Make a key that is nowhere but in a file, which its owner and the gate can read."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(secrets.token_urlsafe(32) + "\n")
+    # Others of that number do not get to it: the directory is closed to all but root.
+    container_users.give(api, user, path)
 
 
 def _record(entry: dict[str, Any]) -> Record | None:
     try:
-        data = json.loads((entry.get("Labels") or {})[_LABEL_RECORD])
+        data = json.loads((entry.get("Labels") or {})[labels.RECORD])
         record = replace(record_from_dict(data), container_id=str(entry["Id"]))
+        if record.transport == "port" and record.endpoint.port is None:
+            # One that was started by hand: its port was not known when the label was written.
+            ports = [port["PublicPort"] for port in entry.get("Ports") or () if port.get("PublicPort")]
+            record = replace(record, endpoint=replace(record.endpoint, port=next(iter(ports), None)))
     except (KeyError, ValueError):
         return None
     # What was learnt after the container was created stands in the file only.
     written = runtime.read_record(record.name)
     return written if written and written.container_id == record.container_id else record
-
-
-def _container_name(name: str) -> str:
-    """Container names are the machine's, server names the user's."""
-    return f"llmlab-{runtime.scope()}-{name}"

@@ -2,50 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import stat
 from pathlib import Path
 from typing import Any
 
-from llmlab.backends import docker_api
-from llmlab.isolation import process_facts, receipt
-from llmlab.profiles import SEALED
-from llmlab.results import Control
-from llmlab.specs import Limits, Record
+import psutil
+
+from llmlab import engines
+from llmlab.backends import container_plan, docker_api, peer, relay, traffic, transports
+from llmlab.backends.transports import Choice
+from llmlab.isolation import Sources, process_facts, receipt
+from llmlab.isolation.profile import SOCKET_DIR
+from llmlab.profiles import SEALED, Mount
+from llmlab.results_isolation import Receipt
+from llmlab.specs import Record
 
 
-def controls(record: Record) -> tuple[Sequence[Control], dict[str, str]]:
+def controls(record: Record) -> Receipt:
     """The receipt: asked for, recorded by the engine, seen on the process."""
     api = docker_api.connect()
     entry = api.container(record.container_id or "")
     if entry is None:
-        return (), {}
-    pid = server_pid(entry)
-    rows = receipt(
-        record.profile or SEALED,
-        record.limits or Limits(memory_mib=0, cpus=0),
-        record.user or "",
-        entry,
-        process_facts(pid),
+        return Receipt()
+    pid = server_pid(entry) if api.is_local() else None
+    facts = process_facts(pid)
+    endpoint, agrees = _endpoint(record)
+    mounts, tmpfs = _of_transport(record, local=api.is_local())
+    sources = Sources(
+        record=record,
+        entry=entry,
+        facts=facts,
+        machine_bytes=psutil.virtual_memory().total if api.is_local() else None,
+        endpoint=endpoint,
+        endpoint_agrees=agrees,
+        mounts=mounts,
+        tmpfs=tmpfs,
     )
-    mounts = "; ".join(
-        f"{mount['Destination']} {'writable' if mount.get('RW') else 'read-only'}"
-        for mount in entry.get("Mounts") or ()
+    return Receipt(
+        controls=receipt(sources),
+        facts={
+            "container": str(entry["Id"])[:12],
+            "image": str(record.image),
+            "pid": str(pid) if pid else "unknown",
+            "transport": transports.describe(record.transport or "socket"),
+        },
+        traffic=traffic.of_container(facts, running=bool((entry.get("State") or {}).get("Running"))),
     )
-    return rows, {
-        "container": str(entry["Id"])[:12],
-        "image": str(record.image),
-        "pid": str(pid) if pid else "unknown",
-        "mounts": mounts,
-    }
+
+
+def _of_transport(record: Record, *, local: bool) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
+    """What a transport mounts into the server's container, and where it has memory as files."""
+    transport = record.transport or "socket"
+    engine = engines.engine(record.spec.engine)
+    tcp = container_plan.listens_on_tcp(record.profile or SEALED, engine, Choice(transport, ""))
+    if transport == "relay":
+        program = Path(relay.PROGRAM)
+        found = [Mount(source="", target=str(program if local else program.parent), volume=not local)]
+        if record.endpoint.key_file:
+            found.append(Mount(source="", target=SOCKET_DIR, read_only=False, volume=True))
+        return tuple(found), (() if tcp or record.endpoint.key_file else (SOCKET_DIR,))
+    if tcp or record.endpoint.socket is None:
+        return (), ()
+    folder = str(record.endpoint.socket.parent)
+    return (Mount(source=folder, target=SOCKET_DIR, read_only=False),), ()
 
 
 def server_pid(entry: dict[str, Any]) -> int | None:
-    """The server itself: the child of the container's init."""
+    """The server itself: the child of the container's init.
+
+    None if the engine counts processes otherwise than we do, as one in another
+    pid namespace does: its number would be somebody else's here.
+    """
     init = (entry.get("State") or {}).get("Pid")
-    if not init:
+    if not init or not peer.in_container(int(init), str(entry["Id"])):
         return None
+    if not (entry.get("HostConfig") or {}).get("Init"):
+        return int(init)
     try:
         children = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
     except OSError:
         return int(init)
     return int(children[0]) if children else int(init)
+
+
+def _endpoint(record: Record) -> tuple[str | None, bool | None]:
+    """What is seen of the endpoint, and whether it is what was asked for."""
+    path = record.endpoint.socket
+    if path is None:
+        return None, None
+    try:
+        found, folder = path.lstat(), path.parent.stat()
+    except OSError:
+        return "its socket cannot be seen", None
+    if not stat.S_ISSOCK(found.st_mode):
+        # A link would lead somewhere else: the container can write to that directory.
+        return "not a socket", False
+    closed = not folder.st_mode & 0o027
+    return f"a socket, its directory {'closed to others' if closed else 'open to others'}", closed

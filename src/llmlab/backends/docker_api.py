@@ -10,9 +10,11 @@ import errno
 import io
 import os
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,12 @@ from llmlab.errors import (
     NameTakenError,
 )
 
+TLS_WAITS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a socket of an engine that is reached through TLS raises where another would block."""
+
 _TIMEOUT_S = 20
+# After the last byte of a large model, the engine may still have to write it to disk.
+_SEND_S = 600
 _PULL_HINT = "check its name, and that this machine reaches its registry"
 _INSTALL_HINT = (
     "install Docker Engine (Debian, Ubuntu: sudo apt install docker.io) and start it "
@@ -50,6 +57,27 @@ def connect() -> DockerApi:
         if key not in _clients:
             _clients[key] = DockerApi()
         return _clients[key]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecStream:
+    """Standard input and output of a program that was run in a container.
+
+    Attributes:
+        socket: The connection to the engine. Output comes in its frames.
+        response: What owns the connection.
+    """
+
+    socket: socket.socket
+    response: Any
+
+    def close(self) -> None:
+        """Close it, for a forked child that has inherited it as well."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self.socket.close()
+        self.response.close()
 
 
 class DockerApi:
@@ -96,13 +124,25 @@ class DockerApi:
 
     def is_local(self) -> bool:
         """Whether the engine shares this machine's file system and kernel."""
-        return self.address.startswith("unix://") and "Docker Desktop" not in str(
-            self.info.get("OperatingSystem", "")
-        )
+        return self.address.startswith("unix://") and not self.is_desktop()
 
     def is_rootless(self) -> bool:
         """Whether the engine runs in a user namespace of this user's."""
         return any("rootless" in str(option) for option in self.info.get("SecurityOptions") or ())
+
+    def is_desktop(self) -> bool:
+        """Whether it is Docker Desktop, whose engine runs in a virtual machine."""
+        return "Docker Desktop" in str(self.info.get("OperatingSystem", ""))
+
+    def maps_users(self) -> bool:
+        """Whether users of its containers are others on the host, for all containers."""
+        return any("name=userns" in str(option) for option in self.info.get("SecurityOptions") or ())
+
+    def image_user(self, image: str) -> str:
+        """The user that an image runs as; "" for root."""
+        with self._calls():
+            config = self._api.inspect_image(image).get("Config") or {}
+            return str(config.get("User") or "")
 
     def image_id(self, name: str) -> str | None:
         """The id of a local image, None if there is none of that name."""
@@ -169,10 +209,10 @@ class DockerApi:
         with self._calls():
             self._api.start(container_id)
 
-    def containers(self, label: str) -> list[dict[str, Any]]:
-        """All containers with a label, as the API lists them."""
+    def containers(self, *labels: str) -> list[dict[str, Any]]:
+        """All containers with these labels, as the API lists them."""
         with self._calls():
-            found: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": label})
+            found: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": list(labels)})
             return found
 
     def container(self, container_id: str) -> dict[str, Any] | None:
@@ -183,6 +223,52 @@ class DockerApi:
             except self._errors.NotFound:
                 return None
             return found
+
+    def exec_stream(self, container_id: str, command: Sequence[str]) -> ExecStream:
+        """Run a program in a container; its standard input and output.
+
+        Raises:
+            BackendError: If the engine refuses, or its connection cannot be used for that.
+        """
+        with self._calls():
+            made = self._api.exec_create(container_id, list(command), stdin=True)["Id"]
+            raw = self._api.exec_start(made, socket=True)
+        found = getattr(raw, "_sock", raw)
+        if not isinstance(found, socket.socket):
+            raise BackendError(
+                f"the container engine at {self.address} cannot be used with a relay",
+                hint="forward its socket, and point DOCKER_HOST to that: ssh -L /tmp/docker.sock:/var/run/docker.sock HOST",
+            )
+        return ExecStream(found, getattr(raw, "_response", raw))
+
+    def send(self, container_id: str, folder: str, archive: Iterator[bytes]) -> None:
+        """Unpack a tar in a container's directory."""
+        with self._calls():
+            url = self._api._url("/containers/{0}/archive", container_id)  # noqa: SLF001 - its own call has 20 s
+            response = self._api.put(url, params={"path": folder}, data=archive, timeout=_SEND_S)
+            self._api._raise_for_status(response)  # noqa: SLF001 - as above
+
+    def has_path(self, container_id: str, path: str) -> bool:
+        """Whether a container has a file of that path; it need not have been started."""
+        with self._calls():
+            url = self._api._url("/containers/{0}/archive", container_id)  # noqa: SLF001 - there is no call for it
+            return bool(self._api.head(url, params={"path": path}, timeout=_TIMEOUT_S).ok)
+
+    def make_volume(self, name: str, labels: dict[str, str], options: dict[str, str] | None = None) -> None:
+        """Make a volume; one of that name that is there stays as it is."""
+        with self._calls():
+            self._api.create_volume(name, driver="local", driver_opts=options, labels=labels)
+
+    def volumes(self, *labels: str) -> list[str]:
+        """The names of all volumes with these labels."""
+        with self._calls():
+            found = self._api.volumes(filters={"label": list(labels)})
+            return [str(entry["Name"]) for entry in found.get("Volumes") or ()]
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume; not an error if it is gone, or in use."""
+        with self._calls(), suppress(self._errors.APIError):
+            self._api.remove_volume(name)
 
     def log(self, container_id: str, lines: int | None) -> list[str]:
         """A container's output, or its last lines; empty if it is gone."""
@@ -207,6 +293,20 @@ class DockerApi:
             except self._errors.APIError as error:
                 if error.status_code != 409:  # noqa: PLR2004 - "removal is already in progress"
                     raise
+
+    def attach(self, container_id: str) -> Iterator[bytes]:
+        """Attach to a container's standard output; call it before `start`, and read until it ends."""
+        with self._calls():
+            stream: Any = self._api.attach(container_id, stdout=True, stderr=False, stream=True)
+            raw = self._api._get_raw_response_socket(stream._response)  # noqa: SLF001 - else it stays open
+        return self._read(stream, ExecStream(getattr(raw, "_sock", raw), stream._response))  # noqa: SLF001
+
+    def _read(self, stream: Iterator[bytes], opened: ExecStream) -> Iterator[bytes]:
+        try:
+            with self._calls():
+                yield from stream
+        finally:
+            opened.close()
 
     def _socket_path(self) -> str:
         adapter = self._api.get_adapter(self._api.base_url)

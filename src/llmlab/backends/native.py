@@ -14,19 +14,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from llmlab import engines, runtime
-from llmlab.backends import base, peer
+from llmlab.backends import base, native_receipt, peer
 from llmlab.backends.base import Found, Starting, exit_detail
 from llmlab.builds import EngineBuild, find_build
-from llmlab.client import Verify
+from llmlab.client import Opener, Verify
 from llmlab.errors import EngineMissingError, LabError, StartError
-from llmlab.isolation import process_facts
 from llmlab.reporting import reporter
-from llmlab.results import Control
+from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
 from llmlab.specs import BackendName, Endpoint, Process, Record
 
@@ -55,6 +55,44 @@ def unavailable() -> LabError | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A process that could be started.
+
+    Attributes:
+        argv: Its command line.
+        environment: Its environment, whole.
+        scratch: A directory that it needs.
+        build: What serves, if that is known.
+    """
+
+    argv: list[str]
+    environment: dict[str, str]
+    scratch: Path
+    build: EngineBuild | None
+
+
+def prepare(starting: Starting) -> Prepared:
+    """Everything but starting it.
+
+    Raises:
+        EngineMissingError: If the engine is not on this machine.
+    """
+    claim, spec = starting.claim, starting.spec
+    engine = engines.engine(spec.engine)
+    build = _build(spec.engine)
+    scratch = claim.path / _SCRATCH
+    paths = engines.Paths(
+        program=PurePosixPath(build.server if build and spec.engine == "llama-server" else sys.executable),
+        model=PurePosixPath(spec.model.path),
+        socket=PurePosixPath(claim.socket),
+        scratch=PurePosixPath(scratch),
+        library_dir=PurePosixPath(build.library_dir) if build and build.library_dir else None,
+    )
+    environment = {"PATH": os.environ.get("PATH", os.defpath), **engine.environment(spec, paths)}
+    return Prepared(engine.argv(spec, paths), environment, scratch, build)
+
+
 def start(starting: Starting) -> Record:
     """Start a process group.
 
@@ -65,23 +103,13 @@ def start(starting: Starting) -> Record:
     claim, spec = starting.claim, starting.spec
     report = reporter()
     report.stage("engine", spec.engine)
-    engine = engines.engine(spec.engine)
-    build = _build(spec.engine)
-    scratch = claim.path / _SCRATCH
-    scratch.mkdir(mode=0o700)
-    paths = engines.Paths(
-        program=PurePosixPath(build.server if build and spec.engine == "llama-server" else sys.executable),
-        model=PurePosixPath(spec.model.path),
-        socket=PurePosixPath(claim.socket),
-        scratch=PurePosixPath(scratch),
-        library_dir=PurePosixPath(build.library_dir) if build and build.library_dir else None,
-    )
-    argv = engine.argv(spec, paths)
-    environment = {"PATH": os.environ.get("PATH", os.defpath), **engine.environment(spec, paths)}
+    prepared = prepare(starting)
+    argv, build = prepared.argv, prepared.build
+    prepared.scratch.mkdir(mode=0o700)
     report.stage("model", spec.model.name)
     launched = time.time()
     process = runtime.uninterrupted(
-        lambda: _spawn(claim.path, argv, environment), undo=lambda made: _end(made, claim.path, 0)
+        lambda: _spawn(claim.path, argv, prepared.environment), undo=lambda made: _end(made, claim.path, 0)
     )
     return Record(
         name=claim.name,
@@ -126,6 +154,15 @@ def verify(record: Record) -> Verify | None:
     return check
 
 
+def opener(record: Record) -> Opener | None:  # noqa: ARG001 - the protocol's signature
+    """None: it has a socket."""
+    return None
+
+
+def settle(record: Record) -> None:
+    """Nothing: it may do what its user may, whatever is taken away."""
+
+
 def resident_mib(record: Record) -> int | None:
     """The process's resident memory."""
     return base.resident_mib(record.process.pid if record.process else None)
@@ -150,22 +187,13 @@ def remove_abandoned(claim: Claim) -> None:
         _end(process, claim.path, 0)
 
 
-def controls(record: Record) -> tuple[Sequence[Control], dict[str, str]]:
+def remove_orphans() -> None:
+    """Nothing: all that belongs to a native server is in its directory."""
+
+
+def controls(record: Record) -> Receipt:
     """What a native server is kept from: honestly, nothing."""
-    facts = process_facts(record.process.pid if record.process else None)
-    seen: dict[str, str | None] = {
-        "network": None if facts.interfaces is None else "interfaces: " + ", ".join(facts.interfaces),
-        "root file system": {True: "read-only", False: "writable", None: None}[facts.root_read_only],
-        "capabilities": None if facts.capabilities is None else f"{facts.capabilities:#x}",
-        "no new privileges": {True: "yes", False: "no", None: None}[facts.no_new_privileges],
-        "system calls": {0: "not filtered", 1: "strict", 2: "filtered", None: None}[facts.seccomp],
-        "user": None if facts.uids is None else f"uid {facts.uids[1]}, yours",
-    }
-    rows = [
-        Control(name=name, asked="nothing", recorded=None, in_force=value, agrees=None)
-        for name, value in seen.items()
-    ]
-    return rows, {"pid": str(record.process.pid) if record.process else "unknown"}
+    return native_receipt.controls(record)
 
 
 def _build(engine: str) -> EngineBuild | None:

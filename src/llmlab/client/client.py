@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from llmlab.client.connection import Connection, Verify, gone, open_socket
+from llmlab.client.connection import Connection, Opener, Verify, gone, open_socket
 from llmlab.client.events import events
 from llmlab.client.exchange import ChatRequest, Progress
 from llmlab.errors import (
@@ -37,12 +37,20 @@ class Client:
         name: The server's name, for messages.
         endpoint: Where it listens.
         verify: Checks the peer of every new connection, before anything is sent.
+        opener: Makes the connections, where the endpoint is neither a socket nor a port.
     """
 
-    def __init__(self, name: str, endpoint: Endpoint, verify: Verify | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        verify: Verify | None = None,
+        opener: Opener | None = None,
+    ) -> None:
         self._name = name
         self._endpoint = endpoint
         self._verify = verify
+        self._opener = opener
 
     def healthy(self, *, path: str = "/health", timeout_s: float = 1.0) -> bool:
         """Whether the server says that it can answer.
@@ -201,13 +209,15 @@ class Client:
 
     def _headers(self) -> dict[str, str]:
         headers = {"Host": "localhost", "Connection": "close"}
-        if self._endpoint.key_file:
+        # The key of an endpoint for other tools is none of the engine's business.
+        if self._endpoint.key_file and self._endpoint.exposed_port is None:
             key = self._endpoint.key_file.read_text(encoding="ascii").strip()
             headers["Authorization"] = f"Bearer {key}"
         return headers
 
     def _connection(self, timeout_s: float) -> Connection:
-        return Connection(open_socket(self._name, self._endpoint, self._verify, timeout_s), timeout_s)
+        opened = open_socket(self._name, self._endpoint, self._verify, timeout_s, self._opener)
+        return Connection(opened, timeout_s)
 
     def _refused(self, status: int, body: bytes) -> RequestError:
         message = body.decode("utf-8", errors="replace")[:_SHOWN_CHARACTERS]

@@ -7,12 +7,15 @@ import socket
 import stat
 from collections.abc import Callable
 
-from llmlab.errors import EndpointError, ServerStoppedError
+from llmlab.errors import BackendError, EndpointError, ServerStoppedError
 from llmlab.results import Answer
 from llmlab.specs import Endpoint
 
 Verify = Callable[[socket.socket], None]
 """Checks a connected socket's peer; raises `EndpointError` if it is not ours."""
+
+Opener = Callable[[], socket.socket]
+"""Makes a connection in a backend's own way."""
 
 _CONNECT_S = 5.0
 
@@ -35,7 +38,13 @@ class Connection(http.client.HTTPConnection):
         self.close()
 
 
-def open_socket(name: str, endpoint: Endpoint, verify: Verify | None, timeout_s: float) -> socket.socket:
+def open_socket(
+    name: str,
+    endpoint: Endpoint,
+    verify: Verify | None,
+    timeout_s: float,
+    opener: Opener | None = None,
+) -> socket.socket:
     """A connected socket whose peer has been checked.
 
     Args:
@@ -43,12 +52,22 @@ def open_socket(name: str, endpoint: Endpoint, verify: Verify | None, timeout_s:
         endpoint: Where it listens.
         verify: Checks the peer.
         timeout_s: Longest wait for each read and write, seconds.
+        opener: Makes the connection, where the endpoint is neither a socket nor a port.
 
     Raises:
         EndpointError: If what stands there is not the server's socket, or not the server.
         ServerStoppedError: If nothing listens there.
     """
+    if opener:
+        try:
+            opened = opener()
+        except (OSError, BackendError) as error:
+            raise gone(name, error) from error
+        opened.settimeout(timeout_s)
+        return opened
     path = endpoint.socket
+    if path is None and endpoint.port is None:
+        raise gone(name, None)
     try:
         if path is None:
             opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -79,7 +98,8 @@ def open_socket(name: str, endpoint: Endpoint, verify: Verify | None, timeout_s:
 
 def gone(name: str, error: Exception | None, answer: Answer | None = None) -> ServerStoppedError:
     """The error for a server that is not there, or not any more; it keeps what had come."""
-    reason = f": {error}" if error and str(error) else ""
+    said = getattr(error, "message", error)
+    reason = f": {said}" if said and str(said) else ""
     what = "ended in mid-answer" if answer and answer.text else "does not answer"
     stopped = ServerStoppedError(
         f"server {name!r} {what}{reason}",

@@ -26,16 +26,20 @@ class Paths:
     Attributes:
         program: The engine's program: llama-server, or the Python interpreter.
         model: The model's file.
-        socket: The unix socket to listen on.
         scratch: A writable directory.
+        socket: The unix socket to listen on; None to listen on TCP.
+        host: The address to listen on then.
+        port: The port.
         library_dir: Directory of the llama.cpp libraries, or None if the
             program finds its own.
     """
 
     program: PurePosixPath
     model: PurePosixPath
-    socket: PurePosixPath
     scratch: PurePosixPath
+    socket: PurePosixPath | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
     library_dir: PurePosixPath | None = None
 
 
@@ -44,6 +48,7 @@ class Engine(Protocol):
 
     NAME: EngineName
     BACKENDS: frozenset[BackendName]
+    UNIX_SOCKETS: bool
     HEALTH_PATH: str
 
     def argv(self, spec: ServeSpec, paths: Paths) -> list[str]:

@@ -15,6 +15,7 @@ NAME: Final[EngineName] = "llama-cpp-python"
 # It needs a Python with all its packages, and the images that llmlab makes
 # hold an engine's own files and nothing else.
 BACKENDS: Final[frozenset[BackendName]] = frozenset({"native"})
+UNIX_SOCKETS: Final = True
 HEALTH_PATH: Final = "/v1/models"
 
 
@@ -25,7 +26,11 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         *("-m", "llmlab.engines.llama_cpp_server"),
         *("--model", str(paths.model)),
         *("--alias", spec.model.name),
-        *("--socket", str(paths.socket)),
+        *(
+            ("--socket", str(paths.socket))
+            if paths.socket
+            else ("--host", paths.host, "--port", str(paths.port))
+        ),
         *("--context", str(spec.context)),
         *("--threads", str(spec.threads)),
         *("--kv-type", spec.kv_type),

@@ -10,7 +10,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="llama_cpp_server")
     parser.add_argument("--model", required=True)
     parser.add_argument("--alias", required=True)
-    parser.add_argument("--socket", required=True)
+    parser.add_argument("--socket")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--kv-type", required=True)
@@ -40,7 +42,8 @@ def main() -> None:
             )
         ],
     )
-    uvicorn.run(app, uds=options.socket, log_level="info")
+    where = {"uds": options.socket} if options.socket else {"host": options.host, "port": options.port}
+    uvicorn.run(app, **where, log_level="info")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from llmlab.specs import BackendName, EngineName, ServeSpec
 
 NAME: Final[EngineName] = "llama-server"
 BACKENDS: Final[frozenset[BackendName]] = frozenset({"native", "container"})
+UNIX_SOCKETS: Final = True
 HEALTH_PATH: Final = "/health"
 
 # A phrase of its log → what that means, and what to do. The first that is
@@ -39,7 +40,12 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         str(paths.program),
         *("--model", str(paths.model)),
         *("--alias", spec.model.name),
-        *("--host", str(paths.socket)),
+        # It takes a path that ends in .sock for a unix socket.
+        *(
+            ("--host", str(paths.socket))
+            if paths.socket
+            else ("--host", paths.host, "--port", str(paths.port))
+        ),
         *("--ctx-size", str(spec.context * spec.slots)),
         *("--parallel", str(spec.slots)),
         "--no-kv-unified",

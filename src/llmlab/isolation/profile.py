@@ -112,7 +112,8 @@ def _scratch_options(profile: Profile) -> str:
 def _mount(mount: Mount) -> dict[str, Any]:
     common = {"Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
     if mount.volume:
-        return {"Type": "volume", **common}
+        # By default the image's directory is copied into an empty volume, its owner too.
+        return {"Type": "volume", **common, "VolumeOptions": {"NoCopy": True}}
     return {"Type": "bind", **common, "BindOptions": {"Propagation": "rprivate"}}
 
 

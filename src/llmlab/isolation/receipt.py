@@ -1,211 +1,312 @@
-"""Asked for against what is in force: the container engine's record, and the process."""
+"""Asked for against what is in force: the container engine's record, and the process.
+
+Each line of the receipt takes three looks at one control. What the process
+does not confirm is shown as unknown; it is never filled in with a guess.
+"""
 
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from llmlab.isolation import capabilities, limiting, mounting
 from llmlab.isolation.profile import seccomp_profile
-from llmlab.profiles import Profile
-from llmlab.results import Control
-from llmlab.specs import Limits
+from llmlab.isolation.sources import Sources, control
+from llmlab.results_isolation import Control
+
+_FILTERING = 2  # the kernel's number
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessFacts:
-    """What the kernel says about a running process; None where it cannot be read.
-
-    Attributes:
-        uids: Real, effective, saved and file-system user id.
-        capabilities: Effective capabilities, a bit mask.
-        no_new_privileges: Whether the flag is set.
-        seccomp: 0 off, 1 strict, 2 filter.
-        interfaces: Network interfaces it sees.
-        root_read_only: Whether its root is mounted read-only.
-    """
-
-    uids: tuple[int, ...] | None = None
-    capabilities: int | None = None
-    no_new_privileges: bool | None = None
-    seccomp: int | None = None
-    interfaces: tuple[str, ...] | None = None
-    root_read_only: bool | None = None
+def receipt(sources: Sources) -> tuple[Control, ...]:
+    """Lay side by side what was asked for, recorded and is in force."""
+    return tuple(line(sources) for line in _LINES)
 
 
-def process_facts(pid: int | None) -> ProcessFacts:
-    """Read `/proc/<pid>` of a process on this machine.
+def _network(s: Sources) -> Control:
+    asked, recorded, faces = s.profile.network, s.host.get("NetworkMode"), s.facts.interfaces
+    own = (s.facts.own_namespaces or {}).get("net")
+    seen = None
+    verdicts: list[bool | None] = [_same_network(asked, recorded)]
+    if faces is not None:
+        names = [face.name for face in faces]
+        seen = "only loopback" if set(names) <= {"lo"} else "interfaces: " + ", ".join(names)
+        if own is False:
+            seen += ", those of this machine"
+        if asked != "host":
+            verdicts.append(own)
+        if asked == "none":
+            verdicts.append(set(names) <= {"lo"})
+    return control("network", asked, recorded, seen, *verdicts, left_open=asked != "none")
 
-    Args:
-        pid: Its process id, or None.
-    """
-    if not pid:
-        return ProcessFacts()
-    folder = Path(f"/proc/{pid}")
-    status = dict(re.findall(r"^(\w+):\s*(.*)$", _read(folder / "status"), re.MULTILINE))
-    if not status:
-        return ProcessFacts()
-    devices = re.findall(r"^\s*([^\s:]+):", _read(folder / "net" / "dev"), re.MULTILINE)
-    # The fifth field of mountinfo is the mount point, the sixth its options.
-    root = re.search(r"^\S+ \S+ \S+ \S+ / (\S+)", _read(folder / "mountinfo"), re.MULTILINE)
-    return ProcessFacts(
-        uids=tuple(int(uid) for uid in status["Uid"].split()) if "Uid" in status else None,
-        capabilities=int(status["CapEff"], 16) if "CapEff" in status else None,
-        no_new_privileges=status["NoNewPrivs"] == "1" if "NoNewPrivs" in status else None,
-        seccomp=int(status["Seccomp"]) if "Seccomp" in status else None,
-        interfaces=tuple(devices) or None,
-        root_read_only="ro" in root[1].split(",") if root else None,
+
+def _same_network(asked: str, recorded: str | None) -> bool:
+    # "default" is what engines write who were told nothing; Podman has a bridge of its own.
+    return recorded == asked or (asked == "bridge" and recorded in {"default", "pasta", "slirp4netns"})
+
+
+def _ports(s: Sources) -> Control:
+    bound = {**(s.host.get("PortBindings") or {})}
+    bound |= {p: w for p, w in ((s.entry.get("NetworkSettings") or {}).get("Ports") or {}).items() if w}
+    shown = [
+        f"{port} on {', '.join(sorted({w.get('HostIp') or 'all addresses' for w in where}))}"
+        for port, where in bound.items()
+        if where
+    ]
+    asked = "one, on all addresses" if s.profile.publish else "none"
+    faces = s.facts.interfaces
+    # Nothing can be published from a network that has no way in.
+    closed = faces is not None and {face.name for face in faces} <= {"lo"}
+    return control(
+        "published ports",
+        asked,
+        (", ".join(shown) or "none") if s.host else None,
+        "none: there is no way in" if closed and not s.profile.publish else None,
+        bool(s.host) and bool(shown) == s.profile.publish,
+        left_open=s.profile.publish,
     )
 
 
-def receipt(
-    profile: Profile, limits: Limits, user: str, recorded: dict[str, Any], facts: ProcessFacts
-) -> tuple[Control, ...]:
-    """Lay side by side what was asked for, recorded and is in force.
-
-    Args:
-        profile: What was asked for.
-        limits: The share of the machine that was asked for.
-        user: `uid:gid` that was asked for.
-        recorded: `docker inspect` of the container.
-        facts: What the kernel says about the server's process.
-    """
-    host = recorded.get("HostConfig", {})
-    security = host.get("SecurityOpt") or []
-    ports = (recorded.get("NetworkSettings") or {}).get("Ports") or {}
-    published = [f"{port} → {where}" for port, where in ports.items() if where]
-    no_new_privileges = not {"no-new-privileges", "no-new-privileges:true"}.isdisjoint(security)
-    filtered = _filter(security)
-    added = host.get("CapAdd") or []
-    memory = (limits.memory_mib or 0) * 1024 * 1024
-    uid = user.split(":", maxsplit=1)[0]
-    return (
-        _control(
-            "network",
-            profile.network,
-            host.get("NetworkMode"),
-            None if facts.interfaces is None else "interfaces: " + ", ".join(facts.interfaces),
-            host.get("NetworkMode") == profile.network,
-            None
-            if facts.interfaces is None or profile.network != "none"
-            else set(facts.interfaces) <= {"lo"},
-        ),
-        _control("published ports", "none", ", ".join(published) or "none", None, not published),
-        _control(
-            "root file system",
-            "read-only" if profile.read_only else "writable",
-            "read-only" if host.get("ReadonlyRootfs") else "writable",
-            _word(facts.root_read_only, "read-only", "writable"),
-            host.get("ReadonlyRootfs") == profile.read_only,
-            None if facts.root_read_only is None else facts.root_read_only == profile.read_only,
-        ),
-        _control(
-            "capabilities",
-            "none" if "ALL" in profile.drop_capabilities else "some",
-            "all: privileged"
-            if host.get("Privileged")
-            else "dropped: "
-            + (", ".join(host.get("CapDrop") or []) or "none")
-            + (", added: " + ", ".join(added) if added else ""),
-            None if facts.capabilities is None else f"{facts.capabilities:#x}",
-            (host.get("CapDrop") or []) == list(profile.drop_capabilities)
-            and not added
-            and not host.get("Privileged"),
-            None if facts.capabilities is None else facts.capabilities == 0,
-        ),
-        _control(
-            "no new privileges",
-            _word(profile.no_new_privileges, "yes", "no") or "",
-            "yes" if no_new_privileges else "no",
-            _word(facts.no_new_privileges, "yes", "no"),
-            no_new_privileges == profile.no_new_privileges,
-            None if facts.no_new_privileges is None else facts.no_new_privileges == profile.no_new_privileges,
-        ),
-        _control(
-            "system calls",
-            "filtered, unix sockets only" if profile.seccomp == "unix" else "as the engine likes",
-            _FILTERS[filtered],
-            None
-            if facts.seccomp is None
-            else {0: "not filtered", 2: "filtered"}.get(facts.seccomp, "strict"),
-            filtered == "ours" if profile.seccomp == "unix" else None,
-            None if facts.seccomp is None else facts.seccomp == 2 or profile.seccomp == "unconfined",  # noqa: PLR2004 - the kernel's number for "filter"
-        ),
-        _control(
-            "user",
-            user,
-            (recorded.get("Config") or {}).get("User"),
-            None if facts.uids is None else f"uid {facts.uids[1]} on the host",
-            (recorded.get("Config") or {}).get("User") == user,
-            # With a user namespace the host's uid is another one: not comparable.
-            None if facts.uids is None or uid == "0" else str(facts.uids[1]) == uid,
-        ),
-        _control(
-            "memory",
-            f"{limits.memory_mib} MiB, no swap",
-            f"{(host.get('Memory') or 0) // (1024 * 1024)} MiB",
-            None,
-            host.get("Memory") == memory and host.get("MemorySwap") == memory,
-        ),
-        _control(
-            "CPU",
-            f"{limits.cpus or 0:g}",
-            f"{(host.get('NanoCpus') or 0) / 1e9:g}",
-            None,
-            host.get("NanoCpus") == round((limits.cpus or 0) * 1e9),
-        ),
-        _control(
-            "processes",
-            str(limits.pids),
-            str(host.get("PidsLimit")),
-            None,
-            host.get("PidsLimit") == limits.pids,
-        ),
+def _root(s: Sources) -> Control:
+    words: dict[bool | None, str] = {True: "read-only", False: "writable"}
+    seen = s.facts.root.read_only if s.facts.root else None
+    return control(
+        "root file system",
+        words[s.profile.read_only],
+        words.get(s.host.get("ReadonlyRootfs")),
+        None if seen is None else words[seen],
+        s.host.get("ReadonlyRootfs") == s.profile.read_only,
+        None if seen is None else seen == s.profile.read_only,
+        left_open=not s.profile.read_only,
     )
 
 
-_FILTERS = {
-    "ours": "the filter of llmlab",
-    "other": "another filter",
-    "off": "no filter",
-    "default": "not recorded",
-}
+def _capabilities(s: Sources) -> Control:
+    profile, host, facts = s.profile, s.host, s.facts.capabilities
+    dropped, added = list(host.get("CapDrop") or ()), list(host.get("CapAdd") or ())
+    recorded = capabilities.recorded(dropped, added, privileged=bool(host.get("Privileged")))
+    most = capabilities.most(profile)
+    seen = verdict = None
+    if facts is not None:
+        everything = facts.effective | facts.permitted | facts.bounding | facts.ambient
+        seen = capabilities.said(facts)
+        verdict = not everything & ~most
+    same = (
+        capabilities.names(dropped) == capabilities.names(profile.drop_capabilities)
+        and capabilities.names(added) == capabilities.names(profile.add_capabilities)
+        and bool(host.get("Privileged")) == profile.privileged
+    )
+    return control(
+        "capabilities",
+        capabilities.asked(profile),
+        recorded if host else None,
+        seen,
+        bool(host) and same,
+        verdict,
+        left_open=bool(most),
+    )
 
 
-def _filter(security: list[str]) -> Literal["ours", "other", "off", "default"]:
-    found = next((o.partition("=")[2] for o in security if o.startswith("seccomp=")), None)
-    if found is None:
+def _no_new_privileges(s: Sources) -> Control:
+    words = {True: "yes", False: "no"}
+    recorded = "no-new-privileges" in s.security and s.security["no-new-privileges"] != "false"
+    seen, asked = s.facts.no_new_privileges, s.profile.no_new_privileges
+    return control(
+        "no new privileges",
+        words[asked],
+        words[recorded] if s.host else None,
+        None if seen is None else words[seen],
+        bool(s.host) and recorded == asked,
+        # The filter of an unprivileged program sets the flag, too: more is no difference.
+        None if seen is None else seen or not asked,
+        left_open=not asked,
+    )
+
+
+def _system_calls(s: Sources) -> Control:
+    asked = s.profile.seccomp
+    words = {
+        "unix": "filtered, unix sockets only",
+        "default": "the engine's own filter",
+        "unconfined": "not filtered",
+    }
+    recorded = _filter(s.security.get("seccomp"))
+    if s.host.get("Privileged") and recorded == "default":
+        recorded = "unconfined"
+    seen = None
+    if s.facts.seccomp is not None:
+        count = s.facts.seccomp_filters
+        filters = "" if count is None else f", {count} {'filter' if count == 1 else 'filters'}"
+        seen = {0: "not filtered", _FILTERING: f"filtered{filters}"}.get(s.facts.seccomp, "strict")
+    return control(
+        "system calls",
+        words[asked],
+        {**words, "unix": "llmlab's filter", "other": "another filter"}[recorded] if s.host else None,
+        seen,
+        bool(s.host) and recorded == asked,
+        None if s.facts.seccomp is None else s.facts.seccomp == _FILTERING or asked == "unconfined",
+        left_open=asked == "unconfined",
+    )
+
+
+def _filter(text: str | None) -> str:
+    if text is None or text == "builtin":
         return "default"
-    if found == "unconfined":
-        return "off"
+    if text == "unconfined":
+        return text
     try:
-        same = json.loads(found) == json.loads(seccomp_profile())
+        return "unix" if json.loads(text) == json.loads(seccomp_profile()) else "other"
     except ValueError:
-        same = False
-    return "ours" if same else "other"
+        return "other"
 
 
-def _control(
-    name: str, asked: str, recorded: str | None, in_force: str | None, *verdicts: bool | None
-) -> Control:
-    known = [verdict for verdict in verdicts if verdict is not None]
-    return Control(
-        name=name,
-        asked=asked,
-        recorded=recorded,
-        in_force=in_force,
-        agrees=all(known) if known else None,
+def _user(s: Sources) -> Control:
+    asked, facts = s.record.user or "", s.facts
+    recorded = (s.entry.get("Config") or {}).get("User")
+    root = not asked or asked.split(":")[0] == "0"
+    seen = None
+    verdicts: list[bool | None] = [recorded == asked]
+    if facts.uids is not None and facts.gids is not None:
+        uid, gid = facts.uids[1], facts.gids[1]
+        seen = f"uid {uid}, gid {gid}"
+        inside = (facts.inside(uid), facts.group_inside(gid))
+        # With a user namespace, root in there is somebody else out here.
+        if inside[0] is not None and inside[0] != uid:
+            seen += f" (in there {inside[0]})"
+        root = uid == 0
+        if asked and None not in inside:
+            wanted = [int(number) for number in asked.split(":")]
+            verdicts.append([*inside][: len(wanted)] == wanted)
+            # All four of them: a saved uid could be taken up again.
+            verdicts.append(len(set(facts.uids)) == 1 and len(set(facts.gids)) == 1)
+        if more := [group for group in facts.groups or () if group != gid]:
+            seen += ", groups " + " ".join(map(str, more))
+            verdicts.append(None if not asked or root else False)
+    return control("user", asked or "the image's", recorded, seen, *verdicts, left_open=root)
+
+
+_KINDS = {"pid": "PidMode", "ipc": "IpcMode", "uts": "UTSMode", "cgroup": "CgroupnsMode"}
+
+
+def _namespaces(s: Sources) -> Control:
+    shared = set(s.profile.share)
+    wanted = [name for name in ("pid", "ipc", "uts", "mnt", "cgroup") if name not in shared]
+    modes = {name: str(s.host.get(key) or "") for name, key in _KINDS.items()}
+    joined = sorted(name for name, mode in modes.items() if mode.startswith(("host", "container:", "ns:")))
+    recorded = "shared: " + ", ".join(f"{n} ({modes[n]})" for n in joined) if joined else "its own"
+    own = s.facts.own_namespaces
+    seen = None
+    verdicts: list[bool | None] = [bool(s.host) and set(joined) == shared]
+    if own is not None:
+        foreign = [name for name in ("pid", "ipc", "uts", "mnt", "cgroup") if own.get(name) is False]
+        seen = "its own" if not foreign else "shares " + ", ".join(foreign)
+        verdicts.append(set(foreign) <= shared)
+    return control(
+        "namespaces",
+        "its own: " + ", ".join(wanted) + (f"; shared: {', '.join(sorted(shared))}" if shared else ""),
+        recorded if s.host else None,
+        seen,
+        *verdicts,
+        left_open=bool(shared),
     )
 
 
-def _word(value: bool | None, yes: str, no: str) -> str | None:  # noqa: FBT001 - three-valued
-    return None if value is None else yes if value else no
+def _devices(s: Sources) -> Control:
+    gpus, seen = s.profile.gpus, s.facts.gpu_nodes
+    devices = [str(device.get("PathInContainer")) for device in s.host.get("Devices") or ()]
+    found = [_gpu_request(wanted) for wanted in s.host.get("DeviceRequests") or ()]
+    right = not devices and found == ([f"GPUs {gpus}"] if gpus else [])
+    verdicts: list[bool | None] = [bool(s.host) and right]
+    if seen is not None:
+        verdicts.append(bool(seen) == bool(gpus))
+    return control(
+        "devices",
+        f"GPUs {gpus}" if gpus else "none",
+        (", ".join([*found, *devices]) or "none") if s.host else None,
+        None if seen is None else ", ".join(seen) or "no GPU",
+        *verdicts,
+    )
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _gpu_request(request: dict[str, Any]) -> str:
+    ids = ",".join(request.get("DeviceIDs") or ())
+    count = request.get("Count") or 0
+    return f"GPUs {ids or ('all' if count < 0 else f'× {count}')}"
+
+
+def _label(s: Sources) -> Control:
+    seen = s.facts.label
+    wished = s.security.get("apparmor")
+    recorded = s.entry.get("AppArmorProfile") or s.entry.get("ProcessLabel") or wished or ""
+    shown = {None: None, "": "none: not in this kernel"}.get(seen, seen)
+    confined = bool(seen) and not str(seen).startswith("unconfined")
+    holds = None
+    if seen is not None and recorded and recorded != "unconfined":
+        # An engine takes an AppArmor profile without complaint where the kernel has no AppArmor.
+        holds = str(seen).split(" ")[0] == recorded if wished or s.entry.get("AppArmorProfile") else confined
+    return control(
+        "security label",
+        "what the engine sets",
+        (str(recorded) or "none") if s.host else None,
+        shown,
+        bool(s.host),
+        wished in {None, s.entry.get("AppArmorProfile"), ""} or holds is True,
+        holds,
+    )
+
+
+def _log(s: Sources) -> Control:
+    config = s.host.get("LogConfig") or {}
+    options = config.get("Config") or {}
+    size, files = options.get("max-size"), options.get("max-file")
+    asked = s.profile.log_mib
+    recorded = f"{config.get('Type', '')}{f', {files} × {size}' if size else ''}"
+    same = config.get("Type") == "local" and size == f"{asked}m" and files == "2"
+    return control(
+        "log",
+        "the engine's way, without a bound" if asked is None else f"local, 2 × {asked}m",
+        recorded or None,
+        None,
+        None if asked is None else same,
+        left_open=asked is None,
+    )
+
+
+def _image(s: Sources) -> Control:
+    asked = (s.record.image or "").rpartition("@")[2]
+    recorded = str(s.entry.get("Image") or "")
+    return control("image", _short(asked), _short(recorded) or None, None, recorded == asked)
+
+
+def _short(identity: str) -> str:
+    kind, colon, digest = identity.partition(":")
+    return f"{kind}:{digest[:12]}" if colon else identity[:12]
+
+
+def _transport(s: Sources) -> Control:
+    asked = s.record.transport or "socket"
+    return control("transport", asked, None, s.endpoint, s.endpoint_agrees, left_open=asked == "port")
+
+
+_LINES = (
+    _network,
+    _ports,
+    _root,
+    mounting.models,
+    mounting.other_mounts,
+    mounting.scratch,
+    _capabilities,
+    _no_new_privileges,
+    _system_calls,
+    _user,
+    _namespaces,
+    limiting.memory,
+    limiting.swap,
+    limiting.cpu,
+    limiting.processes,
+    limiting.open_files,
+    _devices,
+    _label,
+    _log,
+    _image,
+    _transport,
+)

@@ -6,16 +6,18 @@ parser, help and completion are derived from them.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from llmlab.arguments import Arg
 from llmlab.errors import UsageError
+from llmlab.lab import dry_run as dry
 from llmlab.lab import launch, registry
 from llmlab.lab.planning import Wish
 from llmlab.lab.server import Server, check_timeout
 from llmlab.profiles import Network, ProfileName, Transport
 from llmlab.reporting import STAGES, reporter
-from llmlab.results import Answer, Inspection, Logs, ServerList, Stopped
+from llmlab.results import Answer, Logs, ServerList, Stopped
+from llmlab.results_isolation import Inspection
 from llmlab.specs import BackendName, EngineName, KvType
 
 __all__ = ["Server", "ask", "attach", "inspect", "logs", "ps", "start", "stop"]
@@ -44,6 +46,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
     image: str | None = None,
     keep: bool = False,
     force: bool = False,
+    dry_run: bool = False,
     timeout_s: float = 300.0,
 ) -> Server:
     """Start a model and return when it has answered.
@@ -94,6 +97,8 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             it has ended. Servers started from a terminal are always kept.
         force: Start it even if it is predicted not to fit into memory. That can
             freeze the machine.
+        dry_run: Start nothing: show the command that would, with a reason for
+            each part of it. Pasted into a terminal, it starts the same server.
         timeout_s: Longest wait until it answers, in seconds.
 
     Raises:
@@ -105,7 +110,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
     """
     check_timeout(timeout_s)
     report = reporter()
-    report.begin(f"start {model}", STAGES)
+    report.begin(f"start {model}", () if dry_run else STAGES)
     failed = True
     try:
         registry.sweep()
@@ -132,9 +137,11 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             keep=keep,
             force=force,
         )
-        server = Server(launch.launch(wish, timeout_s=timeout_s))
+        # Who asks for a dry run knows what comes: no handle. The signature is that of
+        # everybody else's call; overloads would say all of it three times.
+        started = dry.dry_run(wish) if dry_run else Server(launch.launch(wish, timeout_s=timeout_s))
         failed = False
-        return server
+        return cast("Server", started)
     finally:
         report.end(failed=failed)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmlab import backends, engines, runtime, weights
@@ -24,11 +24,9 @@ from llmlab.errors import (
     UsageError,
 )
 from llmlab.lab import ledger, planning, registry
-from llmlab.lab.planning import Wish
+from llmlab.lab.planning import Plan, Wish
 from llmlab.reporting import reporter
-from llmlab.specs import (
-    Record,
-)
+from llmlab.specs import Process, Record, ServeSpec
 from llmlab.weights import anatomy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
@@ -36,6 +34,65 @@ _LOG_LINES = 15
 # Looking at the process costs the container engine a call, asking for health does not.
 _LOOK_S = 0.2
 _FIRST_POLL_S, _LAST_POLL_S = 0.005, 0.1
+# Each look through a relay runs a program in the container.
+_RELAY_POLL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What is known before a start.
+
+    Attributes:
+        engine: The program that serves.
+        place: Where it runs.
+        spec: What it serves.
+        plan: Limits, isolation, prediction.
+        notes: What the user should know.
+    """
+
+    engine: engines.Engine
+    place: Backend
+    spec: ServeSpec
+    plan: Plan
+    notes: tuple[str, ...]
+
+    def starting(self, wish: Wish, claim: runtime.Claim, *, owner: Process | None) -> Starting:
+        """What a backend is asked to start."""
+        return Starting(
+            claim=claim,
+            spec=self.spec,
+            limits=self.plan.limits,
+            profile=self.plan.profile,
+            transport=wish.transport,
+            expose=wish.expose,
+            owner=owner,
+            image=wish.image,
+        )
+
+
+def decide(wish: Wish, *, fetch: bool = True) -> Decided:
+    """Choose engine and place, find the model, check that it fits.
+
+    Args:
+        wish: The arguments of `start`.
+        fetch: Bring the model here if it is not.
+
+    Raises:
+        LabError: As `llmlab.start`.
+    """
+    engine, choice = _engine(wish)
+    place, notes = _place(wish, engine)
+    # Before anything large is fetched or written, if it can be told by then.
+    planning.plan(wish, wish.model, weights.foresee(wish.model), engine.NAME, place.NAME)
+    model = weights.resolve(wish.model, fetch=fetch)
+    plan = planning.plan(wish, model.name, anatomy.of_file(model.path), engine.NAME, place.NAME)
+    return Decided(
+        engine=engine,
+        place=place,
+        spec=planning.spec(wish, model, plan.setting),
+        plan=plan,
+        notes=(*choice, *notes, *plan.notes),
+    )
 
 
 def launch(wish: Wish, *, timeout_s: float) -> Record:
@@ -44,35 +101,23 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
     Raises:
         LabError: As `llmlab.start`. Nothing of the server is left then.
     """
-    engine, choice = _engine(wish)
-    place, notes = _place(wish, engine)
-    notes = [*choice, *notes]
-    # Before anything large is fetched or written, if it can be told by then.
-    planning.plan(wish, wish.model, weights.foresee(wish.model), engine.NAME, place.NAME)
-    model = weights.resolve(wish.model)
-    plan = planning.plan(wish, model.name, anatomy.of_file(model.path), engine.NAME, place.NAME)
-    spec = planning.spec(wish, model, plan.setting)
-    notes += plan.notes
+    decided = decide(wish)
+    engine, place, plan = decided.engine, decided.place, decided.plan
+    model, notes = decided.spec.model, decided.notes
     for note in notes:
         reporter().note(note)
     with _claim(wish.name, model.name) as claim:
-        starting = Starting(
-            claim=claim,
-            spec=spec,
-            limits=plan.limits,
-            profile=plan.profile,
-            transport=wish.transport,
-            expose=wish.expose,
-            owner=None if wish.keep else runtime.default_owner(),
-            image=wish.image,
-        )
+        starting = decided.starting(wish, claim, owner=None if wish.keep else runtime.default_owner())
         record: Record | None = None
         try:
             record = place.start(starting)
+            for note in record.notes:
+                reporter().note(note)
             record = replace(record, notes=(*record.notes, *notes), predicted=plan.prediction)
             claim.write(record)
             reporter().stage("load", model.name)
             _await_ready(record, place, engine, timeout_s)
+            place.settle(record)
             record = replace(record, observed_mib=place.resident_mib(record))
             claim.write(record)
         except BaseException:
@@ -128,27 +173,35 @@ def _place(wish: Wish, engine: engines.Engine) -> tuple[Backend, list[str]]:
     return backends.backend("native"), [note]
 
 
-@contextmanager
-def _claim(wished: str | None, model_name: str) -> Iterator[runtime.Claim]:
-    if wished is not None and not _NAME.fullmatch(wished):
+def candidate_names(wished: str | None, model_name: str, taken: Collection[str]) -> list[str]:
+    """The names that a server may get, the first one first.
+
+    Raises:
+        UsageError: If the wished one cannot be a name.
+    """
+    if wished is None:
+        numbered = (f"{model_name[:36]}-{n}" for n in range(2, 1000))
+        return [name for name in (model_name, *numbered) if name not in taken]
+    if not _NAME.fullmatch(wished):
         raise UsageError(
             f"{wished!r} cannot be a name",
             hint="letters, digits, dot, dash and underscore, at most 40, beginning with a letter or digit",
         )
+    return [wished]
+
+
+@contextmanager
+def _claim(wished: str | None, model_name: str) -> Iterator[runtime.Claim]:
     taken = {record.name: record for record in registry.find_all()}
-    if wished is None:
-        numbered = (f"{model_name[:36]}-{n}" for n in range(2, 1000))
-        candidates = [name for name in (model_name, *numbered) if name not in taken]
-    else:
-        candidates = [wished]
-        if record := taken.get(wished):
-            # One that died leaves its name to the next.
-            running = backends.backend(record.backend).look(record).running
-            if running or not registry.remove_ended(record):
-                raise NameTakenError(
-                    f"a server named {wished!r} runs already",
-                    hint=f"choose another --name, or stop it first: stop {wished}",
-                )
+    candidates = candidate_names(wished, model_name, taken)
+    if wished is not None and (record := taken.get(wished)):
+        # One that died leaves its name to the next.
+        running = backends.backend(record.backend).look(record).running
+        if running or not registry.remove_ended(record):
+            raise NameTakenError(
+                f"a server named {wished!r} runs already",
+                hint=f"choose another --name, or stop it first: stop {wished}",
+            )
     with ExitStack() as stack:
         for candidate in candidates:
             # Another process may be taking the same name at this moment.
@@ -166,7 +219,9 @@ def _await_ready(record: Record, place: Backend, engine: engines.Engine, timeout
     """
     client = registry.client(record)
     began = looked = time.monotonic()
-    pause = _FIRST_POLL_S
+    pause, longest = _FIRST_POLL_S, _LAST_POLL_S
+    if record.transport == "relay":
+        pause = longest = _RELAY_POLL_S
     while not client.healthy(path=engine.HEALTH_PATH):
         now = time.monotonic()
         if now - looked > _LOOK_S:
@@ -177,7 +232,7 @@ def _await_ready(record: Record, place: Backend, engine: engines.Engine, timeout
         if now - began > timeout_s:
             raise _failed(record, place, engine, f"it did not become ready within {timeout_s:g} s")
         time.sleep(pause)
-        pause = min(pause * 1.5, _LAST_POLL_S)
+        pause = min(pause * 1.5, longest)
     try:
         _first_token(client, timeout_s)
     except (ServerStoppedError, RequestError) as error:

@@ -15,6 +15,7 @@ from llmlab.errors import (
     UnknownNameError,
     UsageError,
 )
+from llmlab.lab import by_hand
 from llmlab.reporting import reporter
 from llmlab.results import ServerStatus, State
 from llmlab.specs import Record
@@ -58,7 +59,8 @@ def select(name: str | None, *, newest: bool = True) -> Record:
 
 def client(record: Record) -> Client:
     """A client of a server, that checks who it talks to."""
-    return Client(record.name, record.endpoint, backends.backend(record.backend).verify(record))
+    place = backends.backend(record.backend)
+    return Client(record.name, record.endpoint, place.verify(record), place.opener(record))
 
 
 def status(record: Record) -> ServerStatus:
@@ -91,6 +93,7 @@ def stop(record: Record, *, grace_s: float) -> bool:
         current = runtime.read_record(record.name) if claim else None
         ours = claim is not None and (current is None or current.created == record.created)
         place.stop(record, grace_s=grace_s)
+        by_hand.remove(record)
         if claim and ours:
             claim.remove()
         return ours or record.container_id is not None
@@ -109,6 +112,7 @@ def remove_ended(record: Record) -> bool:
             if place.look(record).running or (current and current.created != record.created):
                 return False
             place.stop(record, grace_s=0)
+            by_hand.remove(record)
             if claim:
                 claim.remove()
     except ServerBusyError:
@@ -134,8 +138,9 @@ def sweep() -> tuple[str, ...]:
                 stop(record, grace_s=1.0)
                 swept.append(record.name)
     for record in _lost(found):
-        with suppress(ServerBusyError), runtime.hold(record.name, wait_s=0) as claim:
+        with suppress(LabError), runtime.hold(record.name, wait_s=0) as claim:
             if claim and runtime.read_record(record.name) == record:
+                backends.backend(record.backend).remove_abandoned(claim)
                 claim.remove()
                 swept.append(record.name)
     for name in runtime.abandoned():
@@ -145,6 +150,10 @@ def sweep() -> tuple[str, ...]:
                     backends.backend(place).remove_abandoned(claim)
                 claim.remove()
                 swept.append(name)
+    for place in backends.backend_names():
+        with suppress(LabError):
+            backends.backend(place).remove_orphans()
+    by_hand.sweep({record.name for record in found})
     if swept:
         reporter().note(f"removed {', '.join(swept)}: what started it has ended")
     return tuple(swept)

@@ -11,7 +11,8 @@ from llmlab.client import ChatRequest
 from llmlab.errors import AskInterrupted, BackendError, ServerError, ServerStoppedError, UsageError
 from llmlab.lab import ledger, registry
 from llmlab.reporting import reporter
-from llmlab.results import Answer, Inspection, Logs, ServerStatus, Stopped
+from llmlab.results import Answer, Logs, ServerStatus, Stopped
+from llmlab.results_isolation import Inspection
 from llmlab.specs import Record, to_dict
 
 _TOKENS = 512
@@ -133,7 +134,8 @@ class Server:
 
     def inspect(self) -> Inspection:
         """Everything about it, and whether its isolation is in force."""
-        controls, facts = backends.backend(self._record.backend).controls(self._record)
+        receipt = backends.backend(self._record.backend).controls(self._record)
+        facts = receipt.facts
         if libllama := next((h for n, h in self._record.build.items() if n.startswith("libllama.so")), None):
             facts = {**facts, "libllama sha256": libllama}
         if self._record.notes:
@@ -145,8 +147,9 @@ class Server:
             status=self.status,
             record=to_dict(self._record),
             command=self._record.argv,
-            isolation=tuple(controls),
+            isolation=receipt.controls,
             facts=facts,
+            traffic=receipt.traffic,
         )
 
     def _memory(self) -> dict[str, str]:

@@ -38,11 +38,12 @@ def known_models() -> tuple[str, ...]:
     return (TINY, *(entry.name for entry in catalog.entries()))
 
 
-def resolve(reference: str) -> Model:
+def resolve(reference: str, *, fetch: bool = True) -> Model:
     """Find the model that a reference names, and bring it here if it is not.
 
     Args:
         reference: See above.
+        fetch: Otherwise one that is not here is an error.
 
     Raises:
         UnknownNameError: If it is neither a known name nor a path.
@@ -56,8 +57,8 @@ def resolve(reference: str) -> Model:
         return _tiny()
     if listed := _listed(reference):
         entry, quant = listed
-        return _model(reference, entry.name, _here(entry.at(quant)))
-    path = _here(reference)
+        return _model(reference, entry.name, _here(entry.at(quant), fetch=fetch))
+    path = _here(reference, fetch=fetch)
     return _model(reference, _name(reference, path), path)
 
 
@@ -95,19 +96,29 @@ def _listed(reference: str) -> tuple[catalog.Entry, str] | None:
     return None if found and Path(reference).is_file() else found
 
 
-def _here(reference: str) -> Path:
+def _here(reference: str, *, fetch: bool = True) -> Path:
     """The file of a reference other than `tiny`, fetched or written if need be."""
     # With the first reference of their kind: a hub is a second of imports.
     from llmlab.weights import hub, ollama, synthetic  # noqa: PLC0415
 
     if reference.startswith(_HUB):
         wanted = hub.parse(reference)
-        return hub.find(wanted) or hub.fetch(wanted)
+        found = hub.find(wanted)
+        if found or fetch:
+            return found or hub.fetch(wanted)
+        raise _not_here(reference)
     if reference.startswith(_OLLAMA):
         return ollama.find(reference)
     if reference.startswith(_SYNTHETIC):
-        return synthetic.ensure(*synthetic.parse(reference))
+        wished = synthetic.parse(reference)
+        if not fetch and not synthetic.locate(*wished).exists():
+            raise _not_here(reference)
+        return synthetic.ensure(*wished)
     return _file(reference)
+
+
+def _not_here(reference: str) -> ModelNotFoundError:
+    return ModelNotFoundError(f"{reference} is not here yet", hint=f"llmlab pull {reference}")
 
 
 def _file(reference: str) -> Path:

@@ -1,0 +1,339 @@
+"""What is created for a server in a container: requests of the engine's API, nothing done yet."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llmlab import engines
+from llmlab.backends import (
+    container_users,
+    docker_api,
+    image,
+    labels,
+    relay,
+    sidecar,
+    transports,
+    volumes,
+)
+from llmlab.backends.base import Starting
+from llmlab.backends.container_users import User
+from llmlab.backends.docker_api import DockerApi
+from llmlab.backends.transports import Choice
+from llmlab.builds import find_build, static
+from llmlab.errors import BackendError, ImageError, UsageError
+from llmlab.isolation import create_request
+from llmlab.isolation.profile import MODEL_DIR, PORT, SCRATCH, SOCKET_DIR
+from llmlab.profiles import Mount, Profile
+from llmlab.reporting import reporter
+from llmlab.specs import Endpoint, Record, to_dict
+
+# The program's place in the images of the llama.cpp project.
+_OFFICIAL_PROGRAM = "/app/llama-server"
+_KEY = "key"
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A container that could be created.
+
+    Attributes:
+        name: Its name.
+        request: The body of the engine's "create container" request.
+        record: The server's record, but for the container's id and its ports.
+        user: The user that it runs as.
+        sidecars: The containers beside it, in the order of their start.
+        volume: Name and options of a volume that is made for its socket, or None.
+    """
+
+    name: str
+    request: dict[str, Any]
+    record: Record
+    user: User
+    sidecars: tuple[sidecar.Sidecar, ...] = ()
+    volume: tuple[str, dict[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    """What the parts of a request depend on."""
+
+    api: DockerApi
+    starting: Starting
+    engine: engines.Engine
+    image: str
+    user: User
+    choice: Choice
+    profile: Profile
+    tcp: bool
+    exposed: bool
+
+    @property
+    def shared(self) -> bool:
+        """Whether the socket's directory is one of this machine."""
+        return self.choice.transport in {"socket", "sidecar"}
+
+    @property
+    def socket(self) -> PurePosixPath:
+        """The socket's path in a container."""
+        return PurePosixPath(SOCKET_DIR) / self.starting.claim.socket.name
+
+    @property
+    def volume(self) -> str | None:
+        """The volume for the socket, which the gate for other tools needs, too."""
+        return (
+            f"{labels.container_name(self.starting.claim.name)}-socket"
+            if self.exposed and not self.shared
+            else None
+        )
+
+    @property
+    def directory(self) -> Mount:
+        """The socket's directory."""
+        source = self.volume or str(self.starting.claim.socket_dir)
+        return Mount(source=source, target=SOCKET_DIR, read_only=False, volume=bool(self.volume))
+
+
+def prepare(starting: Starting) -> Prepared:
+    """Everything but creating the container; the image is made.
+
+    Raises:
+        DaemonError: If no engine answers.
+        ImageError: If the image cannot be made or had.
+        UsageError: If the engine cannot run in a container, or not be reached as asked for.
+        BackendError: If the container engine refuses.
+    """
+    api = docker_api.connect()
+    claim, spec = starting.claim, starting.spec
+    engine = engines.engine(spec.engine)
+    if "container" not in engine.BACKENDS:
+        raise UsageError(
+            f"engine {spec.engine} cannot run in a container", hint="use --native, or --engine llama-server"
+        )
+    image_name, image_id, program, files = _image(api, starting)
+    reporter().stage("model", spec.model.name)
+    user = container_users.of(api, starting, image_id)
+    choice = transports.choose(starting.transport, _situation(api, starting, engine, user))
+    tcp = listens_on_tcp(starting.profile, engine, choice)
+    setting = _Setting(
+        api=api,
+        starting=starting,
+        engine=engine,
+        image=image_id,
+        user=user,
+        choice=choice,
+        # A filter that lets it open unix sockets only would leave it without any.
+        profile=replace(starting.profile, seccomp="default")
+        if tcp and starting.profile.seccomp == "unix"
+        else starting.profile,
+        tcp=tcp,
+        exposed=starting.expose is not None or starting.profile.expose,
+    )
+    if setting.exposed:
+        _check_exposing(setting)
+    paths = engines.Paths(
+        program=PurePosixPath(program),
+        # A model may be a link into a store, so that its name and its place differ.
+        model=PurePosixPath(MODEL_DIR) / spec.model.path.name,
+        socket=None if tcp else setting.socket,
+        # Published ports come in over the container's own address.
+        host="0.0.0.0" if setting.profile.publish else "127.0.0.1",  # noqa: S104 - publishing asks for it
+        port=PORT,
+        scratch=PurePosixPath(SCRATCH),
+        # Where a build's libraries lie on the host means nothing in here.
+        library_dir=None if starting.image else PurePosixPath(program).parent,
+    )
+    argv = engine.argv(spec, paths)
+    record = Record(
+        name=claim.name,
+        backend="container",
+        spec=spec,
+        endpoint=Endpoint(
+            socket=claim.socket if setting.shared else None,
+            key_file=claim.path / _KEY if setting.exposed else None,
+        ),
+        created=time.time(),
+        owner=starting.owner,
+        build=files,
+        image=f"{image_name}@{image_id}",
+        user=user.request,
+        argv=tuple(argv),
+        limits=starting.limits,
+        profile=setting.profile,
+        transport=choice.transport,
+        notes=(*user.notes, *_notes(setting)),
+    )
+    request = create_request(
+        setting.profile,
+        image=image_id,
+        argv=argv,
+        environment=engine.environment(spec, paths),
+        user=user.request,
+        limits=starting.limits,
+        mounts=_mounts(setting),
+        labels={**labels.mine(SERVER=claim.name), labels.RECORD: json.dumps(to_dict(record))},
+    )
+    if not tcp and not setting.shared and not setting.volume:
+        # Nothing of the host's: a file system in memory, for one socket.
+        options = container_users.tmpfs(user)["o"]
+        request["HostConfig"].setdefault("Tmpfs", {})[SOCKET_DIR] = f"rw,nosuid,nodev,noexec,{options}"
+    return Prepared(
+        name=labels.container_name(claim.name),
+        request=request,
+        record=record,
+        user=user,
+        sidecars=_sidecars(setting),
+        volume=(setting.volume, container_users.tmpfs(user)) if setting.volume else None,
+    )
+
+
+def listens_on_tcp(profile: Profile, engine: engines.Engine, choice: Choice) -> bool:
+    """Whether the engine listens on TCP in its container, not on a unix socket."""
+    return profile.publish or choice.transport in {"sidecar", "port"} or not engine.UNIX_SOCKETS
+
+
+def relay_target(record: Record) -> str:
+    """Where a server listens in its container, as the relay there is told."""
+    engine = engines.engine(record.spec.engine)
+    tcp = listens_on_tcp(record.profile or Profile(), engine, Choice("relay", ""))
+    return f"127.0.0.1:{PORT}" if tcp else f"{SOCKET_DIR}/llm.sock"
+
+
+def _situation(
+    api: DockerApi, starting: Starting, engine: engines.Engine, user: User
+) -> transports.Situation:
+    return transports.Situation(
+        address=api.address,
+        local=api.is_local(),
+        desktop=api.is_desktop(),
+        unix_sockets=engine.UNIX_SOCKETS,
+        shared_user=user.ours,
+        user=str(user),
+        publish=starting.profile.publish,
+        profile=starting.profile.name,
+    )
+
+
+def _notes(setting: _Setting) -> tuple[str, ...]:
+    """What the user should know about the way a server is reached."""
+    transport = setting.choice.transport
+    if transport == "socket":
+        return ()
+    note = f"transport {transport}: {setting.choice.reason}"
+    # What the others give up is told by the receipt; this one opens the model to others.
+    return (f"{note}; {transports.GIVES_UP[transport]}" if transport == "port" else note,)
+
+
+def _check_exposing(setting: _Setting) -> None:
+    """Refuse an endpoint for other tools where none can be made.
+
+    Raises:
+        UsageError: With what to do.
+    """
+    api = setting.api
+    if not api.is_local() and not api.is_desktop():
+        raise UsageError(
+            f"the container engine at {api.address} is on another machine, so it cannot listen on this one's loopback",
+            hint="leave --expose out: ask goes through the engine's API",
+        )
+    if setting.profile.publish:
+        raise UsageError(
+            f"profile {setting.profile.name} publishes the model's port already, without a key",
+            hint="leave --expose out, or use the profile exposed",
+        )
+    if setting.tcp and not setting.shared:
+        raise UsageError(
+            "the endpoint for other tools needs a unix socket, and this engine has none",
+            hint="leave --expose out, or use --engine llama-server",
+        )
+    if not setting.user.ours:
+        raise UsageError(
+            f"the key for other tools cannot be given to user {setting.user} in the container",
+            hint="leave --user out, or --expose",
+        )
+
+
+def _mounts(setting: _Setting) -> list[Mount]:
+    """The files of the host, or of volumes, that the server's container gets."""
+    api, starting = setting.api, setting.starting
+    model, server = starting.spec.model, starting.claim.name
+    writable = not setting.profile.models_read_only
+    if api.is_local():
+        found = [
+            Mount(source=str(path.resolve()), target=f"{MODEL_DIR}/{path.name}", read_only=not writable)
+            for path in model.files
+        ]
+    else:
+        volume = volumes.model(api, model, image=setting.image, server=server)
+        # The volume serves others as well: nobody writes to it.
+        found = [Mount(source=volume, target=MODEL_DIR, volume=True)]
+    if (setting.shared and not setting.tcp) or setting.volume:
+        found.append(setting.directory)
+    if setting.choice.transport == "relay":
+        program = static.program("relay", machine=str(api.info.get("Architecture") or "x86_64"))
+        if api.is_local():
+            found.append(Mount(source=str(program), target=relay.PROGRAM))
+        else:
+            volume = volumes.tool(api, program, image=setting.image, server=server)
+            found.append(Mount(source=volume, target=str(Path(relay.PROGRAM).parent), volume=True))
+    return found
+
+
+def _sidecars(setting: _Setting) -> tuple[sidecar.Sidecar, ...]:
+    """The containers beside the server's."""
+    api, starting = setting.api, setting.starting
+    beside = []
+    if setting.choice.transport == "sidecar":
+        beside.append(
+            sidecar.forward(
+                api,
+                starting.claim.name,
+                user=setting.user.request,
+                mount=setting.directory,
+                socket=str(setting.socket),
+            )
+        )
+    if setting.exposed:
+        beside.append(
+            sidecar.gate(
+                api,
+                starting.claim.name,
+                user=setting.user.request,
+                mount=setting.directory,
+                socket=str(setting.socket),
+                key=starting.claim.path / _KEY,
+                port=starting.expose or 0,
+            )
+        )
+    return tuple(beside)
+
+
+def _image(api: DockerApi, starting: Starting) -> tuple[str, str, str, dict[str, str]]:
+    """Name, id, program and file hashes of the image to run."""
+    if starting.image:
+        reporter().stage("image", starting.image)
+        found = api.image_id(starting.image)
+        if found is None:
+            for line in api.pull(starting.image):
+                reporter().stage("image", f"{starting.image}: {line}")
+            found = api.image_id(starting.image)
+        if found is None:
+            raise BackendError(f"image {starting.image!r} was pulled and is not there")
+        return starting.image, found, _OFFICIAL_PROGRAM, {}
+    reporter().stage("engine", starting.spec.engine)
+    build = find_build()
+    there = str(api.info.get("Architecture") or "")
+    here = _MACHINES.get(platform.machine(), platform.machine())
+    if there and _MACHINES.get(there, there) != here:
+        raise ImageError(
+            f"the container engine runs on {there}, and the llama-server of this machine is for {here}",
+            hint="name an image: --image ghcr.io/ggml-org/llama.cpp:server",
+        )
+    name, found = image.make(api, build)
+    program = next(file.target for file in build.files if file.source.name == build.server.name)
+    return name, found, program, {Path(file.target).name: file.sha256 for file in build.files}

@@ -1,0 +1,137 @@
+"""What a start would do, as a command to paste; nothing is started or claimed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from llmlab import runtime
+from llmlab.backends import container, docker_api, native
+from llmlab.backends.base import Starting
+from llmlab.errors import NameTakenError, UsageError
+from llmlab.isolation.docker_run import Part, docker_run
+from llmlab.isolation.reasons import BENCHMARK, reason
+from llmlab.lab import by_hand, launch, registry
+from llmlab.lab.planning import Wish
+from llmlab.results_dry_run import DryRun, Flag
+
+
+def dry_run(wish: Wish) -> DryRun:
+    """The command that starts what is wished for.
+
+    Raises:
+        UsageError: If it takes more than one container.
+        LabError: As `llmlab.start`.
+    """
+    if wish.expose is not None or wish.transport not in {None, "socket", "port"}:
+        raise _several()
+    decided = launch.decide(wish, fetch=False)
+    name = _name(wish.name, decided.spec.model.name)
+    # What is started by hand belongs to nobody: it is kept until it is stopped.
+    starting = decided.starting(wish, by_hand.claim(name), owner=None)
+    found = _native(starting) if decided.place.NAME == "native" else _container(starting)
+    return replace(found, notes=(*found.notes, *decided.notes))
+
+
+def _container(starting: Starting) -> DryRun:
+    if starting.profile.expose:
+        raise _several()
+    prepared = container.prepare(starting)
+    if prepared.sidecars or prepared.volume:
+        raise _several()
+    api = docker_api.connect()
+    # Podman's answer has this, Docker's has not.
+    program = "podman" if "BuildahVersion" in api.info else "docker"
+    parts = docker_run(prepared.name, prepared.request, program=program, keep_filter=_keep_filter)
+    before: list[tuple[str, ...]] = []
+    after: list[str] = []
+    if prepared.record.endpoint.socket:
+        folder = starting.claim.socket_dir
+        # Without -p, so that a second one does not take the first one's place.
+        before = [("mkdir", "-p", str(folder.parent)), ("mkdir", "-m", "700", str(folder))]
+        user = prepared.user
+        if os.getuid() == 0 and not api.is_rootless() and user.uid is not None:
+            owner = str(user.uid) if user.gid is None else f"{user.uid}:{user.gid}"
+            before.append(("chown", owner, str(folder)))
+        after = _taken_back(starting.claim)
+    notes = [
+        f"{(prepared.record.image or '').partition('@')[0]} is on this machine; the command needs it.",
+        f"Started this way, llmlab sees it: ask, inspect and stop {starting.claim.name} work.",
+        f"CIS: numbers of the {BENCHMARK}.",
+        *prepared.record.notes,
+    ]
+    return DryRun(
+        name=starting.claim.name,
+        backend="container",
+        before=tuple(before),
+        flags=tuple(_flag(part) for part in parts),
+        after=tuple(after),
+        notes=tuple(notes),
+    )
+
+
+def _taken_back(claim: runtime.Claim) -> list[str]:
+    """What a start does when the socket is there: the directory is the container's no longer."""
+    folder, door = shlex.quote(str(claim.socket_dir)), shlex.quote(str(claim.socket))
+    steps = ["chown 0 " + folder, "chmod 710 " + folder] if os.getuid() == 0 else ["chmod 500 " + folder]
+    return [f"for i in $(seq 300); do test -S {door} && break; sleep 0.1; done", *steps]
+
+
+def _native(starting: Starting) -> DryRun:
+    prepared = native.prepare(starting)
+    folder = str(starting.claim.socket_dir)
+    before = (
+        ("mkdir", "-p", str(prepared.scratch)),
+        ("mkdir", "-m", "700", folder),
+    )
+    flags = [Flag(words=("env", "-i"), why="Nothing of your environment but this goes in.")]
+    flags += [
+        Flag(words=(f"{name}={value}",), why=reason("environment").why)
+        for name, value in prepared.environment.items()
+    ]
+    flags.append(
+        Flag(words=tuple(prepared.argv), why="The engine, as a process of yours: it may do what you may.")
+    )
+    notes = (
+        "There is nothing here that isolates.",
+        "It runs until Ctrl-C, and llmlab does not see it: nobody has written it down.",
+    )
+    return DryRun(name=starting.claim.name, backend="native", before=before, flags=tuple(flags), notes=notes)
+
+
+def _flag(part: Part) -> Flag:
+    found = reason(part.control)
+    return Flag(words=part.words, why=found.why, cis=found.cis)
+
+
+def _keep_filter(text: str) -> str:
+    """Put a system-call filter where a command can name it; the same one has the same name."""
+    folder = runtime.cache_dir() / "seccomp"
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(f"{path}.{os.getpid()}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    return str(path)
+
+
+def _name(wished: str | None, model_name: str) -> str:
+    taken = {record.name for record in registry.find_all()}
+    name = launch.candidate_names(wished, model_name, taken)[0]
+    if name in taken:
+        raise NameTakenError(
+            f"a server named {name!r} runs already",
+            hint=f"choose another --name, or stop it first: stop {name}",
+        )
+    return name
+
+
+def _several() -> UsageError:
+    return UsageError(
+        "this is more than one container, and no single command starts it",
+        hint="leave --dry-run out, or --expose, --transport and the profile exposed",
+    )
