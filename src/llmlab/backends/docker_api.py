@@ -1,7 +1,7 @@
 """The one door to the `docker` package: its calls, with errors of our own.
 
 Docker Engine, or what speaks its API, found as the `docker` command finds it:
-`DOCKER_HOST`, else the current context. Podman's Docker API has not been tried.
+`DOCKER_HOST`, else the current context.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import socket
 import ssl
 import threading
@@ -27,6 +28,7 @@ from llmlab.errors import (
     LabError,
     NameTakenError,
 )
+from llmlab.isolation import podman
 
 TLS_WAITS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a socket of an engine that is reached through TLS raises where another would block."""
@@ -134,6 +136,12 @@ class DockerApi:
         """Whether it is Docker Desktop, whose engine runs in a virtual machine."""
         return "Docker Desktop" in str(self.info.get("OperatingSystem", ""))
 
+    @cached_property
+    def is_podman(self) -> bool:
+        """Whether it is Podman, which speaks this API with differences."""
+        # Podman's answer has this, Docker's has not.
+        return "BuildahVersion" in self.info
+
     def maps_users(self) -> bool:
         """Whether users of its containers are others on the host, for all containers."""
         return any("name=userns" in str(option) for option in self.info.get("SecurityOptions") or ())
@@ -175,7 +183,12 @@ class DockerApi:
         repository, _, tag = name.rpartition(":")
         changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
         try:
-            self._api.import_image_from_data(archive, repository=repository, tag=tag, changes=changes)
+            answer = self._api.import_image_from_data(
+                archive, repository=repository, tag=tag, changes=changes
+            )
+            # Podman 4 forgets the tag that it was given.
+            if made := re.findall(r'"status"\s*:\s*"(sha256:[0-9a-f]{64})"', answer or ""):
+                self._api.tag(made[-1], repository, tag, force=True)
         except (self._errors.DockerException, OSError) as error:
             raise ImageError(
                 f"the container engine cannot make the image {name}: {_reason(error)}",
@@ -195,9 +208,12 @@ class DockerApi:
         """
         with self._calls():
             try:
+                if self.is_podman:
+                    request = podman.adapted(request)
                 return str(self._api.create_container_from_config(request, name)["Id"])
             except self._errors.APIError as error:
-                if error.status_code == 409:  # noqa: PLR2004 - HTTP's number for a conflict
+                # HTTP's number for a conflict; Podman answers 500 to everything that it cannot do.
+                if error.status_code == 409 or "is already in use" in _reason(error):  # noqa: PLR2004
                     raise NameTakenError(
                         f"a container named {name!r} exists already",
                         hint=f"remove it (docker rm -f {name}), or choose another --name",
@@ -322,13 +338,14 @@ class DockerApi:
             raise self._translate(error) from error
 
     def _translate(self, error: Exception) -> LabError:
+        # Before its words are read: an engine may be refused something itself.
+        if isinstance(error, self._errors.APIError):
+            return BackendError(f"the container engine refused: {_reason(error)}")
         chain = list(_causes(error))
         if any(getattr(e, "errno", None) in {errno.EACCES, errno.EPERM} for e in chain) or any(
             isinstance(e, PermissionError) or "permission denied" in str(e).lower() for e in chain
         ):
             return _no_permission()
-        if isinstance(error, self._errors.APIError):
-            return BackendError(f"the container engine refused: {_reason(error)}")
         if "timed out" in str(error).lower():
             return DaemonError(
                 f"the container engine did not answer within {_TIMEOUT_S} s",

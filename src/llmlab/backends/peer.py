@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from pathlib import Path
@@ -33,6 +34,21 @@ def in_container(process: int, container_id: str) -> bool | None:
         return container_id in Path(f"/proc/{process}/cgroup").read_text(encoding="utf-8")
     except OSError:
         return None
+
+
+def descends_from(process: int, ancestor: int) -> bool:
+    """Whether a process is another one, or a child of it, or of its children."""
+    while process > 1:
+        if process == ancestor:
+            return True
+        try:
+            status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        # A whole line: the first one is the process's name, which it chooses itself.
+        parent = re.search(r"^PPid:\t(\d+)$", status, re.MULTILINE)
+        process = int(parent[1]) if parent else 0
+    return False
 
 
 def stranger(name: str, what: str) -> EndpointError:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
-from llmlab import runtime
 from llmlab.backends import container, docker_api, native
 from llmlab.backends.base import Starting
 from llmlab.errors import NameTakenError, UsageError
 from llmlab.isolation.docker_run import Part, docker_run
+from llmlab.isolation.filters import filter_file
+from llmlab.isolation.podman import adapted
 from llmlab.isolation.reasons import BENCHMARK, reason
 from llmlab.lab import by_hand, launch, registry
 from llmlab.lab.planning import Wish
 from llmlab.results_dry_run import DryRun, Flag
+from llmlab.runtime import Claim
 
 
 def dry_run(wish: Wish) -> DryRun:
@@ -43,9 +43,12 @@ def _container(starting: Starting) -> DryRun:
     if prepared.sidecars or prepared.volume:
         raise _several()
     api = docker_api.connect()
-    # Podman's answer has this, Docker's has not.
-    program = "podman" if "BuildahVersion" in api.info else "docker"
-    parts = docker_run(prepared.name, prepared.request, program=program, keep_filter=_keep_filter)
+    program, request = (
+        ("podman", adapted(prepared.request)) if api.is_podman else ("docker", prepared.request)
+    )
+    parts = docker_run(
+        prepared.name, request, program=program, keep_filter=lambda text: str(filter_file(text))
+    )
     before: list[tuple[str, ...]] = []
     after: list[str] = []
     if prepared.record.endpoint.socket:
@@ -73,7 +76,7 @@ def _container(starting: Starting) -> DryRun:
     )
 
 
-def _taken_back(claim: runtime.Claim) -> list[str]:
+def _taken_back(claim: Claim) -> list[str]:
     """What a start does when the socket is there: the directory is the container's no longer."""
     folder, door = shlex.quote(str(claim.socket_dir)), shlex.quote(str(claim.socket))
     steps = ["chown 0 " + folder, "chmod 710 " + folder] if os.getuid() == 0 else ["chmod 500 " + folder]
@@ -105,18 +108,6 @@ def _native(starting: Starting) -> DryRun:
 def _flag(part: Part) -> Flag:
     found = reason(part.control)
     return Flag(words=part.words, why=found.why, cis=found.cis)
-
-
-def _keep_filter(text: str) -> str:
-    """Put a system-call filter where a command can name it; the same one has the same name."""
-    folder = runtime.cache_dir() / "seccomp"
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(f"{path}.{os.getpid()}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    return str(path)
 
 
 def _name(wished: str | None, model_name: str) -> str:
