@@ -127,7 +127,7 @@ def test_tables_stay_within_a_hundred_columns(text):
 def test_what_is_cut_takes_no_more_than_its_columns(text, columns):
     for middle in (False, True):
         cut = render.clipped(text, columns, middle=middle)
-        assert render._columns(cut) <= columns
+        assert render.columns_of(cut) <= columns
         assert "\n" not in cut
     assert render.clipped("synthetic:llama-3.1-8b:Q4_0", 20, middle=True) == "synthetic:…1-8b:Q4_0"
 
@@ -198,11 +198,11 @@ def test_what_does_not_fit_is_drawn_beyond_the_end_and_named():
     fits = {row.name: row.fit for row in examples.model_list() if row.fit}
     html = fits["llama-3.3-70b"].cell()
     assert sum(page(html).widths) == pytest.approx(100, abs=0.1)
-    assert render._HATCHED in html
+    assert render.HATCHED in html
     assert "too big" in seen(html)
     tight = fits["synthetic:llama-3.1-8b:Q4_0"].cell()
     assert sum(page(tight).widths) == pytest.approx(100, abs=0.1)
-    assert render._HATCHED not in tight, "it fits, if only just"
+    assert render.HATCHED not in tight, "it fits, if only just"
     assert "tight" in seen(tight)
 
 
@@ -211,7 +211,7 @@ def test_a_bar_never_fills_more_than_itself(amounts, full, spare):
     parts = {str(i): amount for i, amount in enumerate(amounts)}
     html = render.html_bar(parts, full, label="", spare=spare)
     assert sum(page(html).widths) <= 100.1
-    assert (render._HATCHED in html) == (sum(amounts) > max(full, 1e-9))
+    assert (render.HATCHED in html) == (sum(amounts) > max(full, 1e-9))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_transfer_in_words():
 @given(st.text(), st.integers(20, 200))
 def test_a_line_of_progress_fits_the_terminal(detail, columns):
     line = render.progress_line("  3.2 s  pull: ", detail, "25 %, 1.2 of 4.7 GB, 34 MB/s", columns)
-    assert render._columns(line) <= columns
+    assert render.columns_of(line) <= columns
     if columns > 60:
         assert line.endswith("34 MB/s"), "the detail gives way, not the figures"
 

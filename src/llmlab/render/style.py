@@ -1,0 +1,30 @@
+"""What HTML is drawn with: JupyterLab's colours, with fallbacks where they are missing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Step = Literal["done", "now", "ahead", "failed"]
+Finding = Literal["good", "plain", "open", "bad"]
+# A colour never stands alone: the word beside it says the same.
+STATE_COLOURS = {
+    "ready": "var(--jp-success-color1, #2e7d32)",
+    "loading": "var(--jp-warn-color1, #b26a00)",
+    "stopped": "var(--jp-ui-font-color2, #757575)",
+    "here": "var(--jp-success-color1, #2e7d32)",
+    "built-in": "var(--jp-success-color1, #2e7d32)",
+    "fits": "var(--jp-success-color1, #2e7d32)",
+    "tight": "var(--jp-warn-color1, #b26a00)",
+    "too big": "var(--jp-error-color1, #c62828)",
+    "exited": "var(--jp-error-color1, #c62828)",
+    "lost": "var(--jp-error-color1, #c62828)",
+}
+HATCHED = f"background:repeating-linear-gradient(135deg,{STATE_COLOURS['too big']} 0 2px,transparent 2px 6px)"
+FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif)"
+MUTED = "color:var(--jp-ui-font-color2, #6b6b6b)"
+LINE = "var(--jp-border-color2, #d0d0d0)"
+ACCENT = "var(--jp-brand-color1, #1976d2)"
+# Without JupyterLab's stripes: on them, muted text would be too faint.
+ROW = '<tr style="background:none">'
+FIGURES = "font-variant-numeric:tabular-nums;white-space:nowrap"
+SMALL = "font-size:var(--jp-ui-font-size1, 13px)"
