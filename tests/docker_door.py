@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
@@ -102,8 +103,8 @@ class Door:
             behind.shutdown(socket.SHUT_WR)
 
 
-def _head(stream: Any) -> bytes:
-    head = b""
+def _head(stream: io.BufferedIOBase) -> bytes:
+    head: bytes = b""
     while line := stream.readline():
         head += line
         if line == b"\r\n":
