@@ -239,19 +239,27 @@ class ServerBehaviour:
         assert llmlab.start("tiny", name="a", **place).status.state == "ready"
 
     def test_a_server_killed_in_mid_answer_keeps_what_it_said(self, place):
-        server = llmlab.start("tiny", name="a", **place)
-        pid = self.pid(server)
-
         class Killing(Reporter):
             def text(self, piece: str) -> None:
                 if runtime.process(pid):
                     os.kill(pid, signal.SIGSTOP)
                     kill(pid)
 
-        with reporting_to(Killing()), pytest.raises(ServerStoppedError) as caught:
-            server.ask(LONG)
-        assert caught.value.answer
-        assert caught.value.answer.text
+        # Where bytes pass through others, a quick answer may be complete before its first piece is here.
+        for _ in range(5):
+            with llmlab.start("tiny", name="a", **place) as server:
+                pid = self.pid(server)
+                found: ServerStoppedError | None = None
+                try:
+                    with reporting_to(Killing()):
+                        server.ask(LONG)
+                except ServerStoppedError as error:
+                    found = error
+            if found:
+                break
+        assert found, "every answer was complete before its server could be killed"
+        assert found.answer
+        assert found.answer.text
 
     def test_ctrl_c_in_mid_answer_stops_the_server_generating(self, place):
         server = llmlab.start("tiny", **place)

@@ -88,8 +88,8 @@ def test_the_first_notebook_with_containers(require_engine, require_docker):
     assert "sealed" in shown(cells["ps"])
     receipt = shown(cells["inspect"])
     assert "DIFFERS" not in receipt
-    assert "interfaces: lo" in receipt
-    assert "dropped: ALL" in receipt
+    assert "only loopback" in receipt
+    assert "dropped ALL" in receipt
 
 
 def test_the_first_notebook_without_a_container_engine(require_engine, monkeypatch):

@@ -82,5 +82,11 @@ def test_a_volume_is_no_path_of_the_host():
     volume = Mount(source="llmlab-model", target="/models", volume=True)
     sent = host_config(SEALED, LIMITS, [volume])
     assert sent["Mounts"] == [
-        {"Type": "volume", "Source": "llmlab-model", "Target": "/models", "ReadOnly": True}
+        {
+            "Type": "volume",
+            "Source": "llmlab-model",
+            "Target": "/models",
+            "ReadOnly": True,
+            "VolumeOptions": {"NoCopy": True},
+        }
     ]

@@ -141,7 +141,10 @@ def _tar(items: Sequence[_Item], count: Callable[[int], None]) -> Iterator[bytes
             while left:
                 piece = file.read(min(_CHUNK, left))
                 if not piece:
-                    raise ModelNotFoundError(f"{item.source} became shorter while it was sent")
+                    raise ModelNotFoundError(
+                        f"{item.source} became shorter while it was sent",
+                        hint="is something still writing it? try again when it is whole",
+                    )
                 left -= len(piece)
                 count(len(piece))
                 yield piece
