@@ -105,7 +105,23 @@ class Strict(HTMLParser):
     """Collects what a browser would see, and refuses what llmlab never writes."""
 
     TAGS = frozenset(
-        ["div", "span", "strong", "small", "table", "caption", "thead", "tbody", "tr", "th", "td", "pre", "code", "details", "summary"]
+        [
+            "div",
+            "span",
+            "strong",
+            "small",
+            "table",
+            "caption",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+            "pre",
+            "code",
+            "details",
+            "summary",
+        ]
     )
     ATTRIBUTES = frozenset({"style", "scope", "title", "aria-hidden"})
 

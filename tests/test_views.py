@@ -34,7 +34,7 @@ class Page(Strict):
 
     TAGS = Strict.TAGS | {"details", "summary"}
     ATTRIBUTES = Strict.ATTRIBUTES | {
-        "role", "aria-label", "aria-valuemin", "aria-valuemax", "aria-valuenow", "aria-valuetext",
+        "colspan", "role", "aria-label", "aria-valuemin", "aria-valuemax", "aria-valuenow", "aria-valuetext",
     }  # fmt: skip
 
     def __init__(self) -> None:

@@ -111,9 +111,4 @@ def _subject(api: DockerApi, record: Record) -> Subject:
 
 
 def _engine(api: DockerApi) -> str:
-    components = str(api.info.get("Components") or api.info.get("OperatingSystem") or "")
-    return (
-        "Podman"
-        if "podman" in components.lower() or "podman" in str(api.info.get("Name", ""))
-        else "Docker Engine"
-    )
+    return "Podman" if api.is_podman else "Docker Engine"

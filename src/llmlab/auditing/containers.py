@@ -157,6 +157,7 @@ def control(
     dns: str,
     open_files: int,
     devices: Sequence[str],
+    share_ipc: bool = True,
 ) -> dict[str, Any]:
     """The weak control: everything that a profile could forget, at once.
 
@@ -169,6 +170,7 @@ def control(
         dns: The only name server.
         open_files: How many files it is to open.
         devices: GPU devices of this machine.
+        share_ipc: Whether the engine can share this machine's IPC namespace.
     """
     spare = open_files + _SPARE_FILES
     mounts = [
@@ -189,7 +191,7 @@ def control(
         ],
         "NetworkMode": "bridge",
         "PidMode": "host",
-        "IpcMode": "host",
+        "IpcMode": "host" if share_ipc else "private",
         "UTSMode": "host",
         "CgroupnsMode": "host",
         "SecurityOpt": ["seccomp=unconfined", "apparmor=unconfined", "label=disable"],

@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from llmlab import backends
 from llmlab.auditing import canaries, containers, serving, stand, trials
@@ -55,13 +55,16 @@ def observe(
     clock.stage("image", "the probe's")
     image = tool_image.make(api, "probe")[1]
     nonce = secrets.token_hex(8)
-    own = canaries.own_addresses()
-    with canaries.listening((*own, LOOPBACK), nonce) as doors, stand.opened(api) as place:
+    with ExitStack() as stack:
+        place = stack.enter_context(stand.opened(api))
         clock.stage("sibling", "a container to talk to")
         port = _FIRST_PORT + secrets.randbelow(_PORTS)
         words = [f"tcp={port}", f"udp={UDP_PORT}", "dns=53", f"nonce={nonce}", f"seconds={_SIBLING_S}"]
         neighbour = place.run("sibling", containers.sibling(image, words))
         address, gateway = _awaited(api, neighbour)
+        # Only now: Podman makes its bridge, and so this machine's address on it, for the first container.
+        own = canaries.own_addresses()
+        doors = stack.enter_context(canaries.listening((*own, LOOPBACK), nonce))
         around = Around(own=own, doors=doors, sibling=(address, port), nonce=nonce)
         # The sibling is the process outside that no twin may see.
         aims = Aims(around, gateway, f"tcp={port}", wanted)

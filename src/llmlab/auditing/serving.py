@@ -100,7 +100,9 @@ def visitors(stand: Stand, record: Record, image: str) -> tuple[Run, Run] | None
     where = path.relative_to(root).as_posix()
     info = root.stat()
     stranger = containers.visitor(image, str(root), where, user=f"{_STRANGER}:{_STRANGER}")
-    owner = containers.visitor(image, str(root), where, user=f"{info.st_uid}:{info.st_gid}")
+    # In a rootless engine's user namespace, that is root.
+    own = "0:0" if stand.api.is_rootless() else f"{info.st_uid}:{info.st_gid}"
+    owner = containers.visitor(image, str(root), where, user=own)
     return stand.run("stranger", stranger), stand.run("owner", owner)
 
 

@@ -23,6 +23,8 @@ PATIENCE_S = 60.0
 """Longest wait for one container: a slow engine is no failure, one that hangs is."""
 _TICK_S = 0.01
 _OWNER = "owner"
+# Stands of this process that are in use; what its others have left may go.
+_in_use: set[str] = set()
 
 
 class Run:
@@ -97,21 +99,24 @@ class Run:
         began = time.monotonic()
         try:
             self.id = self._api.create(self._name, self._request)
-            output = self._api.attach(self.id)
-            self._api.start(self.id)
-            rest = b""
-            for piece in output:
-                *whole, rest = (rest + piece).split(b"\n")
-                for line in whole:
-                    # What a hostile engine slips in is no line of the probe's.
-                    with suppress(ValueError):
-                        found = json.loads(line)
-                        if isinstance(found, dict):
-                            self.lines.append(found)
+            with self._api.attached(self.id) as output:
+                self._api.start(self.id)
+                self._read(output)
         except Exception as error:  # noqa: BLE001 - of a thread: told by who waits for it
             self.error = error
         finally:
             self.seconds = time.monotonic() - began
+
+    def _read(self, output: Iterator[bytes]) -> None:
+        rest = b""
+        for piece in output:
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in whole:
+                # What a hostile engine slips in is no line of the probe's.
+                with suppress(ValueError):
+                    found = json.loads(line)
+                    if isinstance(found, dict):
+                        self.lines.append(found)
 
 
 class Stand:
@@ -125,14 +130,14 @@ class Stand:
 
     def __init__(self, api: DockerApi, folder: Path, owner: str) -> None:
         self.api, self.folder = api, folder
-        self._owner = owner
+        self.id = os.urandom(4).hex()
+        self._label = f"{owner}#{self.id}"
         self._runs: list[Run] = []
-        self._id = os.urandom(4).hex()
 
     def run(self, name: str, request: dict[str, Any]) -> Run:
         """Start a container; it is removed when it ends, or with the stand."""
-        labelled = {**request, "Labels": {LABEL: self._owner}}
-        made = Run(self.api, f"llmlab-audit-{self._id}-{len(self._runs)}-{name}", labelled)
+        labelled = {**request, "Labels": {LABEL: self._label}}
+        made = Run(self.api, f"llmlab-audit-{self.id}-{len(self._runs)}-{name}", labelled)
         self._runs.append(made)
         return made
 
@@ -173,9 +178,8 @@ class Stand:
 @contextmanager
 def opened(api: DockerApi) -> Iterator[Stand]:
     """A stand; whatever was set up is taken down, after an error and after Ctrl-C, too."""
+    owner = _owner()
     sweep(api)
-    here = runtime.process(os.getpid())
-    owner = f"{here.pid}:{here.start}" if here else f"{os.getpid()}:"
     root = runtime.cache_dir() / "audit"
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
@@ -183,6 +187,7 @@ def opened(api: DockerApi) -> Iterator[Stand]:
     folder.chmod(0o711)
     (folder / _OWNER).write_text(owner, encoding="ascii")
     stand = Stand(api, folder, owner)
+    _in_use.add(stand.id)
     try:
         yield stand
     except BaseException:
@@ -193,14 +198,17 @@ def opened(api: DockerApi) -> Iterator[Stand]:
     else:
         stand.end()
     finally:
+        _in_use.discard(stand.id)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(api: DockerApi) -> None:
-    """Remove what audits have left whose process has ended."""
+    """Remove what audits have left that have ended, such as one whose engine went away."""
     for entry in api.containers(LABEL):
         if _has_ended(str((entry.get("Labels") or {}).get(LABEL, ""))):
-            api.stop(str(entry["Id"]), 0)
+            # One that the engine cannot remove keeps nobody from auditing.
+            with suppress(LabError):
+                api.stop(str(entry["Id"]), 0)
     root = runtime.cache_dir() / "audit"
     for folder in root.iterdir() if root.is_dir() else ():
         with suppress(OSError):
@@ -208,6 +216,14 @@ def sweep(api: DockerApi) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _has_ended(owner: str) -> bool:
+def _owner() -> str:
+    here = runtime.process(os.getpid())
+    return f"{here.pid}:{here.start}" if here else f"{os.getpid()}:"
+
+
+def _has_ended(label: str) -> bool:
+    owner, _, stand = label.partition("#")
+    if stand and owner == _owner():
+        return stand not in _in_use
     pid, _, start = owner.partition(":")
     return pid.isdigit() and runtime.has_ended(Process(pid=int(pid), start=start))

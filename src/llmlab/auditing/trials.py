@@ -129,6 +129,8 @@ def start_control(
             dns=aims.around.sibling[0],
             open_files=most.files,
             devices=_gpu_devices() if api.is_local() else (),
+            # A rootless engine cannot mount the message queues; it takes the machine's, if that has them.
+            share_ipc=not api.is_rootless() or Path("/dev/mqueue").is_dir(),
         )
         return [place.run("control", request)]
 

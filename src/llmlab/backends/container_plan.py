@@ -30,7 +30,7 @@ from llmlab.isolation import create_request
 from llmlab.isolation.profile import MODEL_DIR, PORT, SCRATCH, SOCKET_DIR
 from llmlab.profiles import Mount, Profile
 from llmlab.reporting import reporter
-from llmlab.specs import Endpoint, Record, to_dict
+from llmlab.specs import Endpoint, Limits, Record, to_dict
 
 # The program's place in the images of the llama.cpp project.
 _OFFICIAL_PROGRAM = "/app/llama-server"
@@ -166,7 +166,7 @@ def prepare(starting: Starting) -> Prepared:
         limits=starting.limits,
         profile=setting.profile,
         transport=choice.transport,
-        notes=(*user.notes, *_notes(setting)),
+        notes=(*user.notes, *_notes(setting), *_unlimited(api, starting.limits)),
     )
     request = create_request(
         setting.profile,
@@ -227,6 +227,26 @@ def _notes(setting: _Setting) -> tuple[str, ...]:
     note = f"transport {transport}: {setting.choice.reason}"
     # What the others give up is told by the receipt; this one opens the model to others.
     return (f"{note}; {transports.GIVES_UP[transport]}" if transport == "port" else note,)
+
+
+def _unlimited(api: DockerApi, limits: Limits | None) -> tuple[str, ...]:
+    """What is asked to be limited and will not be: engines take such a request without a word."""
+    if limits is None:
+        return ()
+    wanted = {
+        "memory": ("MemoryLimit", limits.memory_mib),
+        "CPU time": ("CpuCfsQuota", limits.cpus),
+        "processes": ("PidsLimit", limits.pids),
+    }
+    # Control groups v1 are root's alone; the engine names what the kernel could do, not what it may.
+    nothing = api.is_rootless() and str(api.info.get("CgroupVersion")) == "1"
+    lost = [
+        what
+        for what, (field, most) in wanted.items()
+        if most is not None and (nothing or api.info.get(field) is False)
+    ]
+    why = "it is rootless, on control groups v1" if nothing else "it says so itself"
+    return (f"this container engine does not limit {', '.join(lost)}: {why}",) if lost else ()
 
 
 def _check_exposing(setting: _Setting) -> None:

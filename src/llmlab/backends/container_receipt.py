@@ -11,7 +11,7 @@ import psutil
 from llmlab import engines
 from llmlab.backends import container_plan, docker_api, peer, relay, traffic, transports
 from llmlab.backends.transports import Choice
-from llmlab.isolation import Sources, process_facts, receipt
+from llmlab.isolation import Sources, podman, process_facts, receipt
 from llmlab.isolation.profile import SOCKET_DIR
 from llmlab.profiles import SEALED, Mount
 from llmlab.results_isolation import Receipt
@@ -37,6 +37,10 @@ def controls(record: Record) -> Receipt:
         endpoint_agrees=agrees,
         mounts=mounts,
         tmpfs=tmpfs,
+        podman=api.is_podman,
+        log=podman.log_in_force((entry.get("State") or {}).get("Pid"), str(entry["Id"]))
+        if api.is_podman and pid
+        else None,
     )
     return Receipt(
         controls=receipt(sources),
@@ -74,7 +78,10 @@ def server_pid(entry: dict[str, Any]) -> int | None:
     pid namespace does: its number would be somebody else's here.
     """
     init = (entry.get("State") or {}).get("Pid")
-    if not init or not peer.in_container(int(init), str(entry["Id"])):
+    if not init:
+        return None
+    # A rootless engine may have no control groups; its monitor names the container, too.
+    if not peer.in_container(int(init), str(entry["Id"])) and not podman.log_in_force(init, str(entry["Id"])):
         return None
     if not (entry.get("HostConfig") or {}).get("Init"):
         return int(init)

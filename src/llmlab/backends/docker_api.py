@@ -310,19 +310,17 @@ class DockerApi:
                 if error.status_code != 409:  # noqa: PLR2004 - "removal is already in progress"
                     raise
 
-    def attach(self, container_id: str) -> Iterator[bytes]:
-        """Attach to a container's standard output; call it before `start`, and read until it ends."""
+    @contextmanager
+    def attached(self, container_id: str) -> Iterator[Iterator[bytes]]:
+        """A container's standard output; begin before `start`, and read until it ends."""
         with self._calls():
             stream: Any = self._api.attach(container_id, stdout=True, stderr=False, stream=True)
             raw = self._api._get_raw_response_socket(stream._response)  # noqa: SLF001 - else it stays open
-        return self._read(stream, ExecStream(getattr(raw, "_sock", raw), stream._response))  # noqa: SLF001
-
-    def _read(self, stream: Iterator[bytes], opened: ExecStream) -> Iterator[bytes]:
-        try:
-            with self._calls():
-                yield from stream
-        finally:
-            opened.close()
+            opened = ExecStream(getattr(raw, "_sock", raw), stream._response)  # noqa: SLF001
+            try:
+                yield stream
+            finally:
+                opened.close()
 
     def _socket_path(self) -> str:
         adapter = self._api.get_adapter(self._api.base_url)

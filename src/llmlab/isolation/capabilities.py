@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from llmlab.isolation import podman
 from llmlab.isolation.facts import Capabilities
 from llmlab.profiles import Profile
 
@@ -63,6 +64,19 @@ def recorded(dropped: Iterable[str], added: Iterable[str], *, privileged: bool) 
     if added:
         parts.append(f"added {', '.join(sorted(names(added)))}")
     return ", ".join(parts)
+
+
+def as_podman_records(
+    profile: Profile, dropped: Iterable[str], added: Iterable[str], *, privileged: bool
+) -> bool:
+    """Whether Podman's record is what a profile asks for.
+
+    It writes down the difference from what it gives by default, and not "ALL".
+    """
+    default, asked_drop = mask(podman.DEFAULT_CAPABILITIES), mask(profile.drop_capabilities)
+    wanted = default & ~asked_drop | mask(profile.add_capabilities)
+    # An engine set to give more by default names more of them as dropped.
+    return privileged == profile.privileged and default & ~mask(dropped) | mask(added) == wanted
 
 
 def said(found: Capabilities) -> str:

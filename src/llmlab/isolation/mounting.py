@@ -20,8 +20,11 @@ _ENGINES = re.compile(
     r"/|/etc/(hosts|hostname|resolv\.conf)|/sbin/docker-init|/dev/init|/run/podman-init|/catatonit"
     r"|/run/\.containerenv|/\.dockerenv|/run/secrets|/dev/(console|null|zero|full|tty|random|urandom|shm|pts/\d+)"
 )
+_ACCOUNTS = frozenset({"/etc/passwd", "/etc/group"})
 _MASKED = re.compile(r"/(proc|sys)/.+")
 _DEVICE_TMPFS = re.compile(r"/dev|/dev/shm|/sys/fs/cgroup(/.+)?")
+# An empty directory of the runtime crun's, which hides what is below.
+_EMPTY = re.compile(r"/(.+/)?crun/\.empty-directory")
 # What the toolkit of the GPU's maker brings in.
 _GPU = re.compile(r"nvidia|/dev/dri|/dev/kfd|/dev/dxg|cuda|vdpau|wsl")
 
@@ -74,7 +77,12 @@ def other_mounts(s: Sources) -> Control:
     if s.facts.mounts is not None:
         shown = []
         for point in s.facts.mounts:
-            if point.target in {*own, *s.tmpfs} or _everybodys(point, gpus=s.profile.gpus is not None):
+            if point.target in s.closed:
+                right = _is_closed(point)
+                verdicts.append(right)
+                shown.append(f"{point.target} {'closed' if right else 'open'}")
+                continue
+            if point.target in {*own, *s.tmpfs} or _everybodys(point, s):
                 continue
             mount = wanted.get(point.target)
             right = mount is not None and (point.read_only or not mount.read_only)
@@ -82,8 +90,16 @@ def other_mounts(s: Sources) -> Control:
             shown.append(_named(point.target, mount if right else None, read_only=point.read_only, s=s))
         seen = ", ".join(shown) or "none"
     asked = ", ".join(
-        _named(target, mount, read_only=mount.read_only, s=s) for target, mount in wanted.items()
+        [
+            *(_named(target, mount, read_only=mount.read_only, s=s) for target, mount in wanted.items()),
+            *(f"{target} closed" for target in s.closed),
+        ]
     )
+    tmpfs = s.host.get("Tmpfs") or {}
+    for target in s.closed:
+        right = {"ro", "noexec"} <= set(str(tmpfs.get(target, "")).split(","))
+        verdicts.append(right)
+        recorded.append(f"{target} {'closed' if right else 'open'}")
     return control(
         "other mounts",
         asked or "none",
@@ -103,16 +119,20 @@ def scratch(s: Sources) -> Control:
     tmpfs = s.host.get("Tmpfs") or {}
     options = str(tmpfs.get(SCRATCH, "")).split(",")
     recorded = "none"
-    verdicts = [set(tmpfs) - set(s.tmpfs) == (set() if size is None else {SCRATCH})]
-    if set(tmpfs) - set(s.tmpfs):
+    others = {*s.tmpfs, *s.closed}
+    verdicts = [set(tmpfs) - others == (set() if size is None else {SCRATCH})]
+    if set(tmpfs) - others:
         bytes_ = MountPoint(SCRATCH, "tmpfs", "/", frozenset(), frozenset(options)).size_bytes
         recorded, right = _scratch_said(bytes_, frozenset(options), wanted, size)
-        recorded += "".join(f", also {other}" for other in tmpfs if other not in {SCRATCH, *s.tmpfs})
+        recorded += "".join(f", also {other}" for other in tmpfs if other not in {SCRATCH, *others})
         verdicts.append(right)
     seen = None
     if s.facts.mounts is not None:
         point = s.facts.mount(SCRATCH)
-        if point is None or point.kind != "tmpfs":
+        if point is not None and SCRATCH in s.closed and _is_closed(point):
+            seen = "none"
+            verdicts.append(True)
+        elif point is None or point.kind != "tmpfs":
             seen = "none" if point is None else f"a {point.kind} file system"
             verdicts.append(size is None)
         else:
@@ -162,7 +182,11 @@ def _access(found: Any) -> str:
     return ", ".join(sorted({words[read_only] for read_only in found}))
 
 
-def _everybodys(point: MountPoint, *, gpus: bool) -> bool:
+def _is_closed(point: MountPoint) -> bool:
+    return point.kind == "tmpfs" and {"ro", "noexec"} <= point.options
+
+
+def _everybodys(point: MountPoint, s: Sources) -> bool:
     """Whether a mount is one that every container has, and shows nothing of the machine."""
     if point.kind in _KERNELS or point.target == SCRATCH or _ENGINES.fullmatch(point.target):
         return True
@@ -171,4 +195,9 @@ def _everybodys(point: MountPoint, *, gpus: bool) -> bool:
     ):
         # The machine's own device files would be a devtmpfs, whole.
         return point.kind == "tmpfs" or point.root != "/"
-    return gpus and bool(_GPU.search(point.target))
+    if _MASKED.fullmatch(point.target) and point.read_only and _EMPTY.fullmatch(point.root):
+        return True
+    if s.podman and point.target in _ACCOUNTS:
+        # Its own, made for this container; not the machine's.
+        return point.root.endswith(f"-containers/{s.entry.get('Id')}/userdata{point.target[4:]}")
+    return s.profile.gpus is not None and bool(_GPU.search(point.target))

@@ -7,6 +7,7 @@ does not confirm is shown as unknown; it is never filled in with a guess.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from llmlab.isolation import capabilities, limiting, mounting
@@ -83,7 +84,8 @@ def _root(s: Sources) -> Control:
 def _capabilities(s: Sources) -> Control:
     profile, host, facts = s.profile, s.host, s.facts.capabilities
     dropped, added = list(host.get("CapDrop") or ()), list(host.get("CapAdd") or ())
-    recorded = capabilities.recorded(dropped, added, privileged=bool(host.get("Privileged")))
+    privileged = bool(host.get("Privileged"))
+    recorded = capabilities.recorded(dropped, added, privileged=privileged)
     most = capabilities.most(profile)
     seen = verdict = None
     if facts is not None:
@@ -91,9 +93,13 @@ def _capabilities(s: Sources) -> Control:
         seen = capabilities.said(facts)
         verdict = not everything & ~most
     same = (
-        capabilities.names(dropped) == capabilities.names(profile.drop_capabilities)
-        and capabilities.names(added) == capabilities.names(profile.add_capabilities)
-        and bool(host.get("Privileged")) == profile.privileged
+        capabilities.as_podman_records(profile, dropped, added, privileged=privileged)
+        if s.podman
+        else (
+            capabilities.names(dropped) == capabilities.names(profile.drop_capabilities)
+            and capabilities.names(added) == capabilities.names(profile.add_capabilities)
+            and privileged == profile.privileged
+        )
     )
     return control(
         "capabilities",
@@ -129,9 +135,13 @@ def _system_calls(s: Sources) -> Control:
         "default": "the engine's own filter",
         "unconfined": "not filtered",
     }
-    recorded = _filter(s.security.get("seccomp"))
+    option = s.security.get("seccomp")
+    # Podman is told the path of a file; what counts is what stands in it.
+    as_file = s.podman and str(option or "").startswith("/")
+    recorded = _filter(_content(str(option)) if as_file else option)
     if s.host.get("Privileged") and recorded == "default":
         recorded = "unconfined"
+    ours = "llmlab's filter, as a file" if as_file else "llmlab's filter"
     seen = None
     if s.facts.seccomp is not None:
         count = s.facts.seccomp_filters
@@ -140,12 +150,19 @@ def _system_calls(s: Sources) -> Control:
     return control(
         "system calls",
         words[asked],
-        {**words, "unix": "llmlab's filter", "other": "another filter"}[recorded] if s.host else None,
+        {**words, "unix": ours, "other": "another filter"}[recorded] if s.host else None,
         seen,
         bool(s.host) and recorded == asked,
         None if s.facts.seccomp is None else s.facts.seccomp == _FILTERING or asked == "unconfined",
         left_open=asked == "unconfined",
     )
+
+
+def _content(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _filter(text: str | None) -> str:
@@ -255,6 +272,8 @@ def _label(s: Sources) -> Control:
 
 
 def _log(s: Sources) -> Control:
+    if s.podman and s.profile.log_mib is not None:
+        return _podmans_log(s, s.profile.log_mib)
     config = s.host.get("LogConfig") or {}
     options = config.get("Config") or {}
     size, files = options.get("max-size"), options.get("max-file")
@@ -269,6 +288,21 @@ def _log(s: Sources) -> Control:
         None if asked is None else same,
         left_open=asked is None,
     )
+
+
+def _podmans_log(s: Sources, most_mib: int) -> Control:
+    """Podman has no log of the type "local", and no bound in its record: its monitor has it."""
+    kind = (s.host.get("LogConfig") or {}).get("Type")
+    right = kind in {"k8s-file", "json-file"}
+    # Of the right kind, and its bound not seen: that is not known.
+    verdicts: list[bool | None] = [None if right else False]
+    seen = None
+    if s.log:
+        driver, most = s.log
+        seen = f"{driver}, {'without a bound' if most is None else f'at most {most / 1e6:g} MB'}"
+        verdicts.append(driver == "k8s-file" and most is not None and most <= most_mib * 1024 * 1024)
+    recorded = "k8s-file, by Docker's name for it" if kind == "json-file" else kind
+    return control("log", f"k8s-file, {most_mib}m", recorded, seen, *verdicts)
 
 
 def _image(s: Sources) -> Control:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from llmlab.isolation import podman
 from llmlab.isolation.facts import ProcessFacts
+from llmlab.isolation.profile import SCRATCH
 from llmlab.profiles import SEALED, Mount, Profile
 from llmlab.results_isolation import Control
 from llmlab.specs import Limits, Record
@@ -24,6 +26,8 @@ class Sources:
         endpoint_agrees: Whether that is what was asked for.
         mounts: What the transport mounts; a source that is not known is "".
         tmpfs: Where it has a file system in memory.
+        podman: Whether the engine is Podman, which is told the same in its own words.
+        log: How its log is written, and the bound in bytes, as seen; None if it is not.
     """
 
     record: Record
@@ -34,6 +38,8 @@ class Sources:
     endpoint_agrees: bool | None = None
     mounts: tuple[Mount, ...] = ()
     tmpfs: tuple[str, ...] = ()
+    podman: bool = False
+    log: tuple[str, int | None] | None = None
 
     @property
     def profile(self) -> Profile:
@@ -50,6 +56,14 @@ class Sources:
         """The part of the engine's record that isolates."""
         found: dict[str, Any] = self.entry.get("HostConfig") or {}
         return found
+
+    @property
+    def closed(self) -> tuple[str, ...]:
+        """What Podman would open under a read-only root, and is told to leave closed."""
+        if not self.podman or not self.profile.read_only:
+            return ()
+        scratch = () if self.profile.scratch_mib is None else (SCRATCH,)
+        return tuple(target for target in podman.CLOSED if target not in scratch)
 
     @property
     def security(self) -> dict[str, str]:

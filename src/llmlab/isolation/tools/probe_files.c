@@ -160,6 +160,24 @@ static bool is_usual(const char *path, const char *type) {
     return is_below(path, "/proc");
 }
 
+static bool ends_with(const char *text, const char *end) {
+    size_t length = strlen(text), of_end = strlen(end);
+    return length >= of_end && !strcmp(text + length - of_end, end);
+}
+
+/* What Podman, or the runtime crun, adds and nothing of the machine shows in: an account file of the
+ * container's own, an empty directory over what is to be hidden, a small read-only file system in memory. */
+static bool is_of_engine(const char *path, const char *type, const char *root, const char *options) {
+    static const char *const closed[] = {"/run", "/var/tmp", NULL};
+    const char *own = strstr(root, "-containers/");
+    if (!strcmp(path, "/etc/passwd") || !strcmp(path, "/etc/group")) {
+        return own && strspn(own + 12, "0123456789abcdef") == 64 && !strncmp(own + 76, "/userdata/", 10);
+    }
+    if (strncmp(options, "ro,", 3)) return false;
+    if (is_below(path, "/sys")) return ends_with(root, "/crun/.empty-directory");
+    return is_one_of(path, closed) && !strcmp(type, "tmpfs") && strstr(options, ",noexec");
+}
+
 static void mark_expected(const char *folder, const void *context) {
     const char *const *path = context;
     if (*path && is_below(*path, folder)) *(const char **)context = NULL;
@@ -180,18 +198,19 @@ static void decode(char *text) {
 }
 
 static void find_mounts(struct result *result, const char *unused) {
-    char *line = NULL, path[4200], type[64], found[300] = "";
+    char *line = NULL, path[4200], root[4200], options[300], type[64], found[300] = "";
     size_t size = 0;
     (void)unused;
     FILE *file = fopen("/proc/self/mountinfo", "re");
     if (!file) return observe_errno(result, "/proc/self/mountinfo");
     while (getline(&line, &size, file) > 0) {
         const char *after = strstr(line, " - ");
-        if (!after || sscanf(line, "%*s %*s %*s %*s %4199s", path) != 1 || sscanf(after, " - %63s", type) != 1) continue;
+        if (!after || sscanf(line, "%*s %*s %*s %4199s %4199s %299s", root, path, options) != 3 ||
+            sscanf(after, " - %63s", type) != 1) continue;
         decode(path);
         const char *unexpected = path;
         each_in_list("mounts", mark_expected, &unexpected);
-        if (!unexpected || is_usual(path, type)) continue;
+        if (!unexpected || is_usual(path, type) || is_of_engine(path, type, root, options)) continue;
         result->succeeded = true;
         append(found, sizeof found, "%s%s (%s)", *found ? ", " : "", path, type);
     }
