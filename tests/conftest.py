@@ -85,6 +85,14 @@ def require_docker() -> None:
         missing("docker", str(problem))
 
 
+def other_engines(kind: str) -> list[str]:
+    """Where the engines of `tools/other_engines.py` answer that are of a kind: "docker", "podman"."""
+    tool = REPOSITORY / "tools" / "other_engines.py"
+    listed = subprocess.run([sys.executable, tool, "list"], capture_output=True, text=True, check=False)
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return [f"unix://{row[-1]}" for row in rows if row[0].startswith(kind) and row[1] == "answers"]
+
+
 @pytest.fixture(scope="session")
 def require_browser() -> str:
     """Path of a Chromium."""
@@ -168,4 +176,4 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-__all__ = ["eventually", "inventory", "kill", "missing", "run_cli"]
+__all__ = ["eventually", "inventory", "kill", "missing", "other_engines", "run_cli"]

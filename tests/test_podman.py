@@ -7,8 +7,6 @@ ones of `tools/other_engines.py` are looked for.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -20,28 +18,19 @@ from llmlab.backends import docker_api
 from llmlab.errors import LabError
 from llmlab.isolation import ProcessFacts, podman, receipt
 from llmlab.isolation.facts import MountPoint
-from tests.conftest import REPOSITORY, missing
+from tests.conftest import missing, other_engines
 from tests.test_isolation import SEEN, recorded, request, sources
 
 LOG = ("k8s-file", 5_000_000)
 LIMITS = {"memory", "swap", "CPU", "processes"}
 
 
-def addresses() -> list[str]:
-    """Where a Podman may answer."""
-    if given := os.environ.get("LLMLAB_PODMAN"):
-        return [given]
-    tool = REPOSITORY / "tools" / "other_engines.py"
-    listed = subprocess.run([sys.executable, tool, "list"], capture_output=True, text=True, check=False)
-    rows = (line.split() for line in listed.stdout.splitlines())
-    return [f"unix://{row[-1]}" for row in rows if row[0].startswith("podman") and row[1] == "answers"]
-
-
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> docker_api.DockerApi:
     """The first Podman that this user may use."""
     why = "LLMLAB_PODMAN names none, and none of tools/other_engines.py runs"
-    for address in addresses():
+    given = os.environ.get("LLMLAB_PODMAN")
+    for address in [given] if given else other_engines("podman"):
         monkeypatch.setenv("DOCKER_HOST", address)
         try:
             found = docker_api.connect()

@@ -168,11 +168,15 @@ class TestRelay(Reached):
         server = llmlab.start("tiny", **place)
         pool = relay._pools[os.getpid(), server.record.container_id or ""]
         eventually(lambda: pool.idle and not pool.opening)
-        for process in psutil.process_iter(["cmdline"]):
-            if process.info["cmdline"] and process.info["cmdline"][:2] == [relay.PROGRAM, "stdio"]:
-                process.kill()
-        # The engine needs a moment to tell.
-        eventually(lambda: all(relay._has_ended(stream) for _, stream in pool.idle))
+
+        def all_ended() -> bool:
+            # The engine may still be starting one, and needs a moment to tell that another has ended.
+            for process in psutil.process_iter(["cmdline"]):
+                if process.info["cmdline"] and process.info["cmdline"][:2] == [relay.PROGRAM, "stdio"]:
+                    process.kill()
+            return all(relay._has_ended(stream) for _, stream in pool.idle)
+
+        eventually(all_ended)
         assert server.ask("What is a GPU?", max_tokens=3).text
 
     def test_a_forked_child_asks_through_relays_of_its_own(self, place):

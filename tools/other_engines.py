@@ -261,6 +261,9 @@ def start(place: Place) -> None:
         place.folder.mkdir(parents=True, exist_ok=True)
         place.door.parent.mkdir(parents=True, exist_ok=True)
         place.door.unlink(missing_ok=True)
+        # Left by an engine that was killed; its numbers may belong to other processes by now.
+        for left in ("engine.pid", "exec/containerd/containerd.pid"):
+            (place.folder / left).unlink(missing_ok=True)
         make_bridge(place)
         command = docker_command(place)
         if place.is_podman:

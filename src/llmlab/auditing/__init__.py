@@ -111,4 +111,5 @@ def _subject(api: DockerApi, record: Record) -> Subject:
 
 
 def _engine(api: DockerApi) -> str:
-    return "Podman" if api.is_podman else "Docker Engine"
+    name = "Podman" if api.is_podman else "Docker Engine"
+    return f"rootless {name}" if api.is_rootless() else name

@@ -17,7 +17,8 @@ from llmlab.isolation.profile import MODEL_DIR, SCRATCH, SOCKET_DIR
 _MIB = 1024 * 1024
 SCALED_MEMORY_MIB, SCALED_CPUS, SCALED_PIDS = 64, 0.25, 256
 _MORE_MIB, _MORE_PROCESSES, _MORE_FILES = 16, 16, 64
-_MOST_FILES, _SPARE_FILES = 65536, 1024
+# A limit above that is as good as none; an engine may not be able to raise its own for the control.
+_MOST_FILES, _SPARE_FILES = 8192, 1024
 _BURN_S = 0.4
 DOOR = "/x"
 """Where the directory of all servers is mounted for the check of another user."""
@@ -76,7 +77,7 @@ def amounts(entry: Mapping[str, Any]) -> Amounts:
     if size := next((o.removeprefix("size=") for o in options if o.startswith("size=")), ""):
         found = replace(found, fill_mib=_tmpfs_mib(size) + 8)
     files = next((u for u in host.get("Ulimits") or () if u["Name"].lower().endswith("nofile")), None)
-    if files and files["Hard"] < _MOST_FILES:
+    if files and files["Hard"] <= _MOST_FILES:
         found = replace(found, files=files["Hard"] + _MORE_FILES)
     pids = host.get("PidsLimit") or 0
     if 0 < pids < SCALED_PIDS:
