@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,40 @@ class TestContainer(ServerBehaviour):
             llmlab.stop(all=True)
             subprocess.run(["docker", "rmi", "-f", name], capture_output=True, check=False)
 
+    def test_an_image_has_no_say(self, place, tmp_path):
+        """Its entrypoint, user, volumes, ports and health check are not what runs."""
+        name = "llmlab-test/hostile:latest"
+        source = llmlab.start("tiny", **place).record.image or ""
+        build = find_build()
+        folder = Path(next(f.target for f in build.files if f.source.name == build.server.name)).parent
+        changes = (
+            'ENTRYPOINT ["/bin/evil"]',
+            'CMD ["--evil"]',
+            "USER 0:0",
+            "WORKDIR /evil",
+            "EXPOSE 4444",
+            "VOLUME /data",
+            "HEALTHCHECK --interval=1s CMD /bin/evil",
+        )
+        _retag(source.partition("@")[0], name, str(folder), tmp_path, changes)
+        try:
+            server = llmlab.start("tiny", name="a", image=name, **place)
+            assert server.ask("What is a GPU?", max_tokens=5).text
+            seen = server.inspect()
+            assert seen.differences == ()
+            assert "/data closed" in str({c.name: c for c in seen.isolation}["other mounts"].in_force)
+            entry = inspected(server)
+            assert [entry["Path"], *entry["Args"]][0] == "/app/llama-server"
+            assert "--evil" not in entry["Args"]
+            assert not entry["NetworkSettings"]["Ports"]
+            assert not [mount for mount in entry["Mounts"] if mount["Type"] == "volume"]
+            audit = llmlab.audit("a")
+            assert isinstance(audit, llmlab.Audit)
+            assert audit.exit_status == 0, audit
+        finally:
+            llmlab.stop(all=True)
+            subprocess.run(["docker", "rmi", "-f", name], capture_output=True, check=False)
+
     def test_an_image_that_cannot_be_had(self, place, isolated_runtime):
         with pytest.raises(ImageError, match="cannot be had"):
             llmlab.start("tiny", image="127.0.0.1:1/no/such:image", **place)
@@ -240,16 +276,16 @@ class TestContainer(ServerBehaviour):
         assert json.loads(run_cli("ps", "--json").stdout)["servers"] == []
 
 
-def _retag(source: str, name: str, folder: str, work: Path) -> None:
-    """An image like `source` whose engine lies in /app."""
+def _retag(source: str, name: str, folder: str, work: Path, changes: Sequence[str] = ()) -> None:
+    """An image like `source` whose engine lies in /app, with changes as in a Dockerfile."""
     made = subprocess.run(
         ["docker", "create", source, "x"], capture_output=True, text=True, check=True
     ).stdout.strip()
     try:
         script = f"docker export {made} | tar -x -C {work} && mv {work}{folder} {work}/app"
         subprocess.run(script, shell=True, check=True, capture_output=True)
-        subprocess.run(
-            f"tar -c -C {work} . | docker import - {name}", shell=True, check=True, capture_output=True
-        )
+        told = " ".join(f"--change {shlex.quote(change)}" for change in changes)
+        script = f"tar -c -C {work} . | docker import {told} - {name}"
+        subprocess.run(script, shell=True, check=True, capture_output=True)
     finally:
         subprocess.run(["docker", "rm", made], capture_output=True, check=True)

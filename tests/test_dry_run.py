@@ -21,6 +21,7 @@ from llmlab.profiles import PROFILES, Mount, compose
 from llmlab.results_dry_run import DryRun, Flag
 from llmlab.specs import Limits
 from tests.conftest import eventually, inventory, run_cli
+from tests.test_audit import NONE, VIDEO
 
 KEPT: list[str] = []
 
@@ -178,17 +179,17 @@ def compared(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "open_to"),
     [
-        {},
-        {"memory": "700m", "cpus": 0.5, "pids": 100},
-        {"root": "writable"},
-        {"profile": "video"},
-        {"profile": "none"},
+        ({}, set()),
+        ({"memory": "700m", "cpus": 0.5, "pids": 100}, set()),
+        ({"root": "writable"}, {"F1"}),
+        ({"profile": "video"}, VIDEO),
+        ({"profile": "none"}, NONE),
     ],
     ids=str,
 )
-def test_what_is_pasted_is_what_start_makes(place, options, isolated_runtime):
+def test_what_is_pasted_is_what_start_makes(place, options, open_to, isolated_runtime):
     shown = dry(name="a", **place, **options)
     assert inventory(isolated_runtime) == []
     started = llmlab.start("tiny", name="a", **place, **options)
@@ -200,6 +201,9 @@ def test_what_is_pasted_is_what_start_makes(place, options, isolated_runtime):
     server = llmlab.attach("a")
     assert server.ask("What is a GPU?", max_tokens=5).text
     assert server.inspect().differences == ()
+    audit = llmlab.audit("a")
+    assert isinstance(audit, llmlab.Audit)
+    assert set(audit.failed()) == open_to
     assert server.stop().names == ("a",)
     assert inventory(isolated_runtime) == []
 

@@ -27,7 +27,7 @@ from llmlab.backends.transports import Choice
 from llmlab.builds import find_build, static
 from llmlab.errors import BackendError, ImageError, UsageError
 from llmlab.isolation import create_request
-from llmlab.isolation.profile import MODEL_DIR, PORT, SCRATCH, SOCKET_DIR
+from llmlab.isolation.profile import MODEL_DIR, PORT, SCRATCH, SOCKET_DIR, closed_volumes
 from llmlab.profiles import Mount, Profile
 from llmlab.reporting import reporter
 from llmlab.specs import Endpoint, Limits, Record, to_dict
@@ -178,6 +178,8 @@ def prepare(starting: Starting) -> Prepared:
         mounts=_mounts(setting),
         labels={**labels.mine(SERVER=claim.name), labels.RECORD: json.dumps(to_dict(record))},
     )
+    if starting.image and (closed := closed_volumes(setting.profile, api.image_volumes(image_id))):
+        request["HostConfig"].setdefault("Tmpfs", {}).update(closed)
     if not tcp and not setting.shared and not setting.volume:
         # Nothing of the host's: a file system in memory, for one socket.
         options = container_users.tmpfs(user)["o"]

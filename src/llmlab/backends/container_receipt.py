@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import psutil
 
 from llmlab import engines
 from llmlab.backends import container_plan, docker_api, peer, relay, traffic, transports
+from llmlab.backends.docker_api import DockerApi
 from llmlab.backends.transports import Choice
+from llmlab.errors import BackendError
 from llmlab.isolation import Sources, podman, process_facts, receipt
-from llmlab.isolation.profile import SOCKET_DIR
+from llmlab.isolation.profile import SOCKET_DIR, closed_volumes
 from llmlab.profiles import SEALED, Mount
 from llmlab.results_isolation import Receipt
 from llmlab.specs import Record
@@ -37,6 +40,7 @@ def controls(record: Record) -> Receipt:
         endpoint_agrees=agrees,
         mounts=mounts,
         tmpfs=tmpfs,
+        volumes=tuple(closed_volumes(record.profile or SEALED, _volumes(api, entry))),
         podman=api.is_podman,
         log=podman.log_in_force((entry.get("State") or {}).get("Pid"), str(entry["Id"]))
         if api.is_podman and pid
@@ -52,6 +56,13 @@ def controls(record: Record) -> Receipt:
         },
         traffic=traffic.of_container(facts, running=bool((entry.get("State") or {}).get("Running"))),
     )
+
+
+def _volumes(api: DockerApi, entry: dict[str, Any]) -> tuple[str, ...]:
+    """The volumes that its image declares; none if the image was removed meanwhile."""
+    with suppress(BackendError):
+        return api.image_volumes(str(entry.get("Image")))
+    return ()
 
 
 def _of_transport(record: Record, *, local: bool) -> tuple[tuple[Mount, ...], tuple[str, ...]]:

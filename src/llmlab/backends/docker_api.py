@@ -148,9 +148,16 @@ class DockerApi:
 
     def image_user(self, image: str) -> str:
         """The user that an image runs as; "" for root."""
+        return str(self._image_config(image).get("User") or "")
+
+    def image_volumes(self, image: str) -> tuple[str, ...]:
+        """Where an image declares volumes: an engine makes each of them, if nothing else is mounted there."""
+        return tuple(self._image_config(image).get("Volumes") or ())
+
+    def _image_config(self, image: str) -> dict[str, Any]:
         with self._calls():
-            config = self._api.inspect_image(image).get("Config") or {}
-            return str(config.get("User") or "")
+            found: dict[str, Any] = self._api.inspect_image(image).get("Config") or {}
+            return found
 
     def image_id(self, name: str) -> str | None:
         """The id of a local image, None if there is none of that name."""

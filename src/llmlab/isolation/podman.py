@@ -15,14 +15,14 @@ from typing import Any, Final
 
 from llmlab import runtime
 from llmlab.isolation.filters import filter_file
+from llmlab.isolation.profile import CLOSED
 
-CLOSED: Final = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - of the container's
+OPENED: Final = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - of the container's
 """Under a read-only root Podman makes these writable, and programs in them can be run: they are closed."""
 DEFAULT_CAPABILITIES: Final[list[str]] = str.split(
     "CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT"
 )
 """What it leaves to a container that is told nothing."""
-_CLOSED = "ro,nosuid,nodev,noexec,size=64k,mode=755"
 
 
 def adapted(request: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def adapted(request: dict[str, Any]) -> dict[str, Any]:
         # It takes no notice of these lists; this is its word for both of them being empty.
         host["SecurityOpt"].append("unmask=ALL")
     if host.get("ReadonlyRootfs"):
-        host["Tmpfs"] = {**dict.fromkeys(CLOSED, _CLOSED), **(host.get("Tmpfs") or {})}
+        host["Tmpfs"] = {**dict.fromkeys(OPENED, CLOSED), **(host.get("Tmpfs") or {})}
     log = host.get("LogConfig") or {}
     if log.get("Type") == "local":
         size = (log.get("Config") or {}).get("max-size")

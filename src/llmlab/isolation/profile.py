@@ -6,6 +6,7 @@ Field names of the JSON are those of Docker Engine's API ("Create a container").
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
@@ -17,6 +18,8 @@ MODEL_DIR = "/models"
 SCRATCH = "/tmp"  # noqa: S108 - the container's own
 PORT = 8080
 """Where an engine listens in a container that it can be reached in through TCP."""
+CLOSED = "ro,nosuid,nodev,noexec,size=64k,mode=755"
+"""Options of a tmpfs that lies over a place which would be writable otherwise."""
 
 
 def create_request(
@@ -93,6 +96,21 @@ def host_config(profile: Profile, limits: Limits, mounts: list[Mount]) -> dict[s
         else {"Type": "local", "Config": {"max-size": f"{profile.log_mib}m", "max-file": "2"}},
     }
     return {key: value for key, value in wanted.items() if value is not None}
+
+
+def closed_volumes(profile: Profile, volumes: Iterable[str]) -> dict[str, str]:
+    """Mounts that close the volumes which an image declares.
+
+    Each would be a directory on the machine's disk, without a size, in which
+    programs can be run. They are left where a profile limits nothing of that kind.
+
+    Args:
+        profile: The isolation asked for.
+        volumes: Their places in the container.
+    """
+    if not profile.read_only or profile.scratch_mib is None:
+        return {}
+    return {place: CLOSED for place in volumes if place != SCRATCH}
 
 
 def _security(profile: Profile) -> list[str]:

@@ -26,6 +26,7 @@ class Sources:
         endpoint_agrees: Whether that is what was asked for.
         mounts: What the transport mounts; a source that is not known is "".
         tmpfs: Where it has a file system in memory.
+        volumes: Where its image declares volumes that are to be closed.
         podman: Whether the engine is Podman, which is told the same in its own words.
         log: How its log is written, and the bound in bytes, as seen; None if it is not.
     """
@@ -38,6 +39,7 @@ class Sources:
     endpoint_agrees: bool | None = None
     mounts: tuple[Mount, ...] = ()
     tmpfs: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
     podman: bool = False
     log: tuple[str, int | None] | None = None
 
@@ -59,11 +61,10 @@ class Sources:
 
     @property
     def closed(self) -> tuple[str, ...]:
-        """What Podman would open under a read-only root, and is told to leave closed."""
-        if not self.podman or not self.profile.read_only:
-            return ()
+        """What the engine would open under a read-only root, and is told to leave closed."""
+        opened = podman.OPENED if self.podman and self.profile.read_only else ()
         scratch = () if self.profile.scratch_mib is None else (SCRATCH,)
-        return tuple(target for target in podman.CLOSED if target not in scratch)
+        return tuple(target for target in (*opened, *self.volumes) if target not in scratch)
 
     @property
     def security(self) -> dict[str, str]:

@@ -165,17 +165,16 @@ static bool ends_with(const char *text, const char *end) {
     return length >= of_end && !strcmp(text + length - of_end, end);
 }
 
-/* What Podman, or the runtime crun, adds and nothing of the machine shows in: an account file of the
- * container's own, an empty directory over what is to be hidden, a small read-only file system in memory. */
+/* Nothing of the machine shows in them: Podman's account file of the container's own, an empty directory
+ * of the runtime crun over what is to be hidden, a read-only file system in memory over what is to be closed. */
 static bool is_of_engine(const char *path, const char *type, const char *root, const char *options) {
-    static const char *const closed[] = {"/run", "/var/tmp", NULL};
     const char *own = strstr(root, "-containers/");
     if (!strcmp(path, "/etc/passwd") || !strcmp(path, "/etc/group")) {
         return own && strspn(own + 12, "0123456789abcdef") == 64 && !strncmp(own + 76, "/userdata/", 10);
     }
     if (strncmp(options, "ro,", 3)) return false;
     if (is_below(path, "/sys")) return ends_with(root, "/crun/.empty-directory");
-    return is_one_of(path, closed) && !strcmp(type, "tmpfs") && strstr(options, ",noexec");
+    return !strcmp(type, "tmpfs") && strstr(options, ",noexec");
 }
 
 static void mark_expected(const char *folder, const void *context) {
