@@ -7,7 +7,18 @@ import sys
 import tempfile
 
 import llmlab
-from bench import auditing, common, fitting, headers, imports, starting, streaming, synthetic, transports
+from bench import (
+    auditing,
+    common,
+    fitting,
+    headers,
+    imports,
+    sampling,
+    starting,
+    streaming,
+    synthetic,
+    transports,
+)
 from llmlab.backends import backend
 
 _ALL = {
@@ -19,6 +30,7 @@ _ALL = {
     "fitting": fitting.run,
     "transports": transports.run,
     "auditing": auditing.run,
+    "sampling": sampling.run,
 }
 _CONTAINERS = {"starting", "transports", "auditing"}
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmlab.errors import AskInterrupted, LabError
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
     from llmlab.library import models, pull, rm, verify
+    from llmlab.monitoring import Monitoring, monitor
     from llmlab.results import Answer, Logs, ServerList, ServerStatus, Stopped
     from llmlab.results_dry_run import DryRun
     from llmlab.results_isolation import Inspection
@@ -38,6 +39,7 @@ _EXPORTS = {
     "ask": "lab",
     "attach": "lab",
     "audit": "auditing",
+    "monitor": "monitoring",
     "models": "library",
     "pull": "library",
     "rm": "library",
@@ -48,6 +50,7 @@ _EXPORTS = {
     "Answer": "results",
     "Audit": "auditing",
     "AuditComparison": "auditing",
+    "Monitoring": "monitoring",
     "DryRun": "results_dry_run",
     "Inspection": "results_isolation",
     "Logs": "results",
@@ -67,6 +70,7 @@ __all__ = [
     "Inspection",
     "LabError",
     "Logs",
+    "Monitoring",
     "Server",
     "ServerList",
     "ServerStatus",
@@ -80,6 +84,7 @@ __all__ = [
     "inspect",
     "logs",
     "models",
+    "monitor",
     "ps",
     "pull",
     "rm",

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from llmlab import nvml
+
 _MIB = 1024 * 1024
 # Large enough that no CPU's cache holds it.
 _BUFFER_BYTES = 512 * _MIB
@@ -95,25 +97,16 @@ def cpus() -> int:
 
 def gpus() -> tuple[Gpu, ...] | None:
     """The NVIDIA GPUs, () if there is a driver and none; None where there is no driver to ask."""
-    try:
-        import pynvml  # noqa: PLC0415 - only where somebody asks for GPUs
-
-        pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - no package, no driver, a driver of another kind: not known
+    if not nvml.hold():
         return None
-    found = []
     try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            name = pynvml.nvmlDeviceGetName(handle)
-            found.append(Gpu(name=str(name), total_mib=memory.total // _MIB, free_mib=memory.free // _MIB))
-    except pynvml.NVMLError:
+        count = nvml.query("nvmlDeviceGetCount")
+        found = tuple(gpu for gpu in map(_gpu, range(count or 0)) if gpu)
+    except nvml.GpuGoneError:
         return None
     finally:
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-    return tuple(found)
+        nvml.release()
+    return found if len(found) == count else None
 
 
 def read_bandwidth_gb_per_s(threads: int) -> float | None:
@@ -150,6 +143,16 @@ def read_bandwidth_gb_per_s(threads: int) -> float | None:
             reader.join()
         best = max(best, share * threads / (time.perf_counter() - began))
     return round(best / 1e9, 1)
+
+
+def _gpu(index: int) -> Gpu | None:
+    """One GPU by its number; None if it does not tell all."""
+    if not (handle := nvml.query("nvmlDeviceGetHandleByIndex", index)):
+        return None
+    memory, name = nvml.query("nvmlDeviceGetMemoryInfo", handle), nvml.query("nvmlDeviceGetName", handle)
+    if memory is None or name is None:
+        return None
+    return Gpu(name=str(name), total_mib=memory.total // _MIB, free_mib=memory.free // _MIB)
 
 
 def _memory_limit_mib() -> tuple[int, int] | None:

@@ -29,6 +29,7 @@ _MODULES = {
     "ps": "llmlab.lab",
     "inspect": "llmlab.lab",
     "audit": "llmlab.auditing",
+    "monitor": "llmlab.monitoring",
     "logs": "llmlab.lab",
     "ask": "llmlab.lab",
     "models": "llmlab.library",

@@ -74,6 +74,18 @@ class Client:
             RequestError: If it does not answer with JSON.
         """
         try:
+            return json.loads(self.get_text(path, timeout_s=timeout_s))
+        except (ValueError, RecursionError):
+            raise RequestError(f"server {self._name!r} did not answer {path} with JSON") from None
+
+    def get_text(self, path: str, *, timeout_s: float = 5.0) -> str:
+        """GET a path of the server's own, such as `/metrics`.
+
+        Raises:
+            ServerStoppedError: If nothing listens there, or it does not answer in time.
+            RequestError: If it refuses.
+        """
+        try:
             with self._connection(timeout_s) as connection:
                 connection.request("GET", path, headers=self._headers())
                 with connection.getresponse() as response:
@@ -82,10 +94,7 @@ class Client:
             raise gone(self._name, error) from error
         if response.status != http.HTTPStatus.OK:
             raise self._refused(response.status, body)
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            raise RequestError(f"server {self._name!r} did not answer {path} with JSON") from None
+        return body.decode(errors="replace")
 
     def chat(self, request: ChatRequest, on_text: Callable[[str], None]) -> Answer:
         """Ask, and hand on the answer piece by piece as it is read.

@@ -50,6 +50,8 @@ class Engine(Protocol):
     BACKENDS: frozenset[BackendName]
     UNIX_SOCKETS: bool
     HEALTH_PATH: str
+    METRICS: bool
+    """Whether it has llama-server's `/metrics` and `/slots`."""
 
     def argv(self, spec: ServeSpec, paths: Paths) -> list[str]:
         """The command line, program first."""

@@ -17,6 +17,7 @@ NAME: Final[EngineName] = "llama-cpp-python"
 BACKENDS: Final[frozenset[BackendName]] = frozenset({"native"})
 UNIX_SOCKETS: Final = True
 HEALTH_PATH: Final = "/v1/models"
+METRICS: Final = False
 
 
 def argv(spec: ServeSpec, paths: Paths) -> list[str]:

@@ -12,6 +12,7 @@ NAME: Final[EngineName] = "llama-server"
 BACKENDS: Final[frozenset[BackendName]] = frozenset({"native", "container"})
 UNIX_SOCKETS: Final = True
 HEALTH_PATH: Final = "/health"
+METRICS: Final = True
 
 # A phrase of its log → what that means, and what to do. The first that is
 # found counts, so the specific ones stand first.

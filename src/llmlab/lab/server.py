@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from llmlab import backends, render
 from llmlab.client import ChatRequest
 from llmlab.errors import AskInterrupted, BackendError, ServerError, ServerStoppedError, UsageError
-from llmlab.lab import ledger, registry
+from llmlab.lab import ledger, registry, requests
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Logs, ServerStatus, Stopped
 from llmlab.results_isolation import Inspection
@@ -104,20 +105,24 @@ class Server:
             ignore_eos=synthetic,
         )
         report.asked(prompt, self.name)
+        began = time.monotonic()
         try:
             client = registry.client(self._record)
             answer = _shown(client.chat(request, _unshown if synthetic else report.text), synthetic)
         except AskInterrupted as interrupted:
             interrupted.answer = _shown(interrupted.answer, synthetic)
+            requests.note(self._record, began, interrupted.answer)
             report.answered(interrupted.answer)
             raise
         except ServerError as error:
             if error.answer:
                 error.answer = _shown(error.answer, synthetic)
+                requests.note(self._record, began, error.answer)
                 report.answered(error.answer)
             raise (self._explained(error) if isinstance(error, ServerStoppedError) else error) from None
         report.answered(answer)
         ledger.answered(self._record, answer)
+        requests.note(self._record, began, answer)
         return answer
 
     def stop(self, *, grace_s: float = 5.0) -> Stopped:

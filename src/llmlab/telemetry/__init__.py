@@ -1,0 +1,1 @@
+"""What happens on this machine over time: sources, a sampler, series, recordings."""
