@@ -18,6 +18,7 @@ from llmlab.errors import UsageError
 from llmlab.lab import requests
 from llmlab.monitoring import views
 from llmlab.monitoring.results import Monitoring
+from llmlab.reporting import Reporter, reporting_to
 from llmlab.telemetry.bands import Band
 from llmlab.telemetry.engine import parse
 from llmlab.telemetry.history import Series
@@ -138,7 +139,7 @@ def test_a_machine_without_servers_is_watched_alone():
 
 
 def test_ctrl_c_shows_what_was_seen_until_then():
-    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer = threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     before = threading.active_count()
     seen = llmlab.monitor(for_s=60, hz=10)
@@ -205,6 +206,26 @@ def monitoring(*found: Series, replayed: str | None = None, notes: tuple[str, ..
 )
 def test_a_course_as_text(values, most, shown):
     assert views.spark(values, most, 32)[:8] == shown
+
+
+def test_the_present_in_one_line():
+    now = {("host", "cpu"): 1.0, ("host", "load1"): 3.0, ("a", "memory"): 33.21, ("a", "generated"): None}
+    assert views.live(now) == "host: 1 CPUs · a: 33.2 MiB"
+    assert views.live({("a", "faults"): 1.0}) == ""
+
+
+def test_what_happens_is_shown_while_it_does():
+    class Details(Reporter):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def stage(self, stage: str, detail: str = "") -> None:
+            self.told.append(f"{stage} {detail}")
+
+    with reporting_to(Details()) as seen:
+        llmlab.monitor(for_s=1.6, hz=10)
+    assert len(seen.told) >= 3
+    assert seen.told[-1].startswith("watch host: ")
 
 
 def test_an_axis_ends_where_something_is_seen():

@@ -19,7 +19,7 @@ from llmlab import machine
 from llmlab.arguments import Arg
 from llmlab.errors import UsageError
 from llmlab.lab import registry, requests
-from llmlab.monitoring import sources
+from llmlab.monitoring import sources, views
 from llmlab.monitoring.results import Monitoring
 from llmlab.reporting import reporter
 from llmlab.specs import Record
@@ -30,7 +30,7 @@ from llmlab.telemetry.sampler import Sampler
 __all__ = ["Monitoring", "monitor"]
 
 _MOST_HZ, _MOST_S = 20.0, 3600.0
-_TICK_S = 0.05
+_TICK_S, _SHOWN_EVERY_S = 0.05, 0.5
 
 
 def monitor(
@@ -81,10 +81,14 @@ def _watched(records: Sequence[Record], for_s: float, hz: float) -> Monitoring:
     found = sources.of(records)
     began, wall = time.monotonic(), datetime.now(timezone.utc)
     sampler = Sampler(found, hz=hz, capacity=math.ceil(for_s * hz) + 2)
+    shown = began
     with sampler, suppress(KeyboardInterrupt):
         while (left := began + for_s - time.monotonic()) > 0:
             # In small steps, so that Ctrl-C is heard.
             time.sleep(min(left, _TICK_S))
+            if (now := time.monotonic()) - shown >= _SHOWN_EVERY_S:
+                shown = now
+                reporter().stage("watch", views.live(sampler.latest()))
     here, first = machine.look(), sampler.history.began
     end = time.monotonic()
     bands = [requests.between(record, began if first is None else first, end) for record in records]

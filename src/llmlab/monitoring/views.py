@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from itertools import groupby, pairwise
@@ -14,13 +14,15 @@ from llmlab import render
 if TYPE_CHECKING:
     from llmlab.monitoring.results import Monitoring
     from llmlab.telemetry.bands import Band
-    from llmlab.telemetry.history import Series
+    from llmlab.telemetry.history import Key, Series
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _UNKNOWN = "·"
 _COLUMNS = 32
 _WIDTH, _HEIGHT = 220, 56
 _MANY = 10_000
+# What a line has room for, and its unit.
+_LIVE = {"cpu": "CPUs", "utilisation": "%", "memory": "MiB", "power": "W", "generated": "tokens/s"}
 # Of more requests than that, the newest are drawn.
 _BANDS = 300
 _ACCENT = "var(--jp-brand-color1, #1976d2)"
@@ -45,6 +47,24 @@ def text(seen: Monitoring) -> str:
         lines += ["", *render.wrapped(render.plain(f"{subject}: {summary}"), 100)]
     lines += ["", *(render.plain(line) for line in _remarks(seen))]
     return "\n".join(lines).rstrip()
+
+
+def live(values: Mapping[Key, float | None]) -> str:
+    """The present in one line: of each subject what says most.
+
+    Args:
+        values: What the newest look has seen.
+    """
+    found = []
+    for subject in dict.fromkeys(subject for subject, _ in values):
+        parts = [
+            f"{number(value)} {unit}"
+            for key, unit in _LIVE.items()
+            if (value := values.get((subject, key))) is not None
+        ]
+        if parts:
+            found.append(f"{subject}: {', '.join(parts)}")
+    return " · ".join(found)
 
 
 def html(seen: Monitoring) -> str:

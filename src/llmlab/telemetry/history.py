@@ -61,10 +61,6 @@ class History:
         """Take the memory."""
         self._times = array("d", [math.nan]) * self.capacity
 
-    def __len__(self) -> int:
-        """Looks that are kept."""
-        return min(self._count, self.capacity)
-
     def know(self, subject: str, metric: Metric) -> None:
         """There is such a metric; what was before it began is unknown."""
         key = (subject, metric.key)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from llmlab.telemetry.history import History, Key, Series
 from llmlab.telemetry.metrics import Source
-
-Listener = Callable[[float, dict[Key, float | None]], None]
 
 
 class Sampler:
@@ -22,7 +20,6 @@ class Sampler:
         sources: What to look at; they are closed at the end.
         hz: Looks per second.
         capacity: How many looks are kept.
-        listener: Told of each look, in the sampler's thread: its time and its values.
     """
 
     def __init__(
@@ -31,16 +28,15 @@ class Sampler:
         *,
         hz: float = 2.0,
         capacity: int = 3600,
-        listener: Listener | None = None,
     ) -> None:
         self.history = History(capacity)
         self.missed = 0
         self._sources = list(sources)
         self._period_s = 1.0 / hz
-        self._listener = listener
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="llmlab sampler", daemon=True)
         self._guard = threading.Lock()
+        self._latest: dict[Key, float | None] = {}
         for source in self._sources:
             for metric in source.metrics:
                 self.history.know(source.subject, metric)
@@ -68,6 +64,11 @@ class Sampler:
         with self._guard:
             return self.history.series()
 
+    def latest(self) -> dict[Key, float | None]:
+        """What the newest look has seen."""
+        with self._guard:
+            return self._latest
+
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stop.is_set():
@@ -88,5 +89,4 @@ class Sampler:
                 seen[source.subject, key] = value
         with self._guard:
             self.history.add(now, seen)
-        if self._listener:
-            self._listener(now, seen)
+            self._latest = seen
