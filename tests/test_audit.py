@@ -26,7 +26,7 @@ from llmlab.auditing.results import Attempt, Finding
 from llmlab.auditing.trials import Subject
 from llmlab.backends import docker_api, tool_image
 from llmlab.isolation import create_request
-from llmlab.profiles import SEALED, Mount, Profile
+from llmlab.profiles import SEALED, Mount, Profile, ProfileName
 from llmlab.specs import Limits
 from tests.conftest import eventually, run_cli
 from tests.docker_door import Door
@@ -40,6 +40,7 @@ NETWORK = {"N1", "N2", "N3", "N4", "N5", "N6", "N7"}
 # What the well-known flags leave open, and what plain `docker run` does.
 VIDEO = NETWORK | {"N8", "N9", "F2", "P1", "P3", "R2", "R4", "A1", "A2", "A3"}
 NONE = VIDEO | {"F1", "F3", "F4", "P2", "R1", "R3"}
+FAILURES: dict[ProfileName, set[str]] = {"sealed": set(), "exposed": set(), "video": VIDEO, "none": NONE}
 
 
 def left_of_audits() -> list[str]:
@@ -60,19 +61,14 @@ def ids(findings: tuple[Finding, ...], verdict: str) -> set[str]:
 @pytest.fixture
 def servers(require_engine: Any) -> list[llmlab.Server]:
     """One of each profile that there is on a machine without a GPU."""
-    return [llmlab.start("tiny", name=name, profile=name) for name in ("sealed", "exposed", "video", "none")]
+    return [llmlab.start("tiny", name=name, profile=name) for name in FAILURES]
 
 
 def test_a_sealed_server_passes_everything_that_applies_and_others_fail_what_they_should(servers, tmp_path):
     compared = llmlab.audit("sealed", against="exposed,video,none")
     assert isinstance(compared, AuditComparison)
     sealed, exposed, _, none = compared
-    assert {audit.server: set(audit.failed()) for audit in compared} == {
-        "sealed": set(),
-        "exposed": set(),
-        "video": VIDEO,
-        "none": NONE,
-    }
+    assert {audit.server: set(audit.failed()) for audit in compared} == FAILURES
     for audit in compared:
         assert ids(audit.findings, "inconclusive") == set(), told(audit.findings)
         assert audit.server == audit.isolation

@@ -10,7 +10,7 @@ import llmlab
 from llmlab.auditing import AuditComparison
 from llmlab.backends import docker_api
 from tests.conftest import missing, other_engines
-from tests.test_audit import NONE, VIDEO, ids, told
+from tests.test_audit import FAILURES, ids, told
 
 
 @pytest.fixture
@@ -28,17 +28,12 @@ def engine(monkeypatch: pytest.MonkeyPatch, require_engine: Any) -> docker_api.D
 
 
 def test_every_profile_is_as_on_the_machines_own_engine(engine):
-    for name in ("sealed", "exposed", "video", "none"):
+    for name in FAILURES:
         server = llmlab.start("tiny", name=name, profile=name)
         assert server.inspect().differences == ()
     compared = llmlab.audit("sealed", against="exposed,video,none")
     assert isinstance(compared, AuditComparison)
-    assert {audit.server: set(audit.failed()) for audit in compared} == {
-        "sealed": set(),
-        "exposed": set(),
-        "video": VIDEO,
-        "none": NONE,
-    }
+    assert {audit.server: set(audit.failed()) for audit in compared} == FAILURES
     for audit in compared:
         assert ids(audit.findings, "inconclusive") == set(), told(audit.findings)
         assert audit.engine.endswith(str(engine.info["ServerVersion"]))
