@@ -231,6 +231,16 @@ def test_each_control_that_is_weakened_is_caught_by_exactly_its_checks(mutants, 
     assert ids(mutants[name], "fail") == MUTATIONS[name][1], told(mutants[name])
 
 
+@pytest.mark.parametrize(("size", "failed"), [("64k", set()), ("1m", {"F5"})])
+def test_only_what_is_laid_over_a_place_to_close_it_is_no_mount_of_this_machine(model, size, failed):
+    """Where an engine keeps a mount's options, a file system in memory of this machine looks much the same."""
+    with created({"closed": SEALED}, model) as subjects:
+        tmpfs = subjects[0].entry["HostConfig"]["Tmpfs"]
+        tmpfs["/host-memory"] = f"ro,nosuid,nodev,noexec,size={size},mode=755"
+        (found,), _ = running.observe(docker_api.connect(), subjects, frozenset({"F5"}))
+    assert ids(found, "fail") == failed, told(found)
+
+
 def test_what_is_seen_of_a_control_is_written_down(mutants):
     """Findings of a control alone would prove nothing: each verdict has its attempts."""
     for name, findings in mutants.items():

@@ -19,7 +19,7 @@ SCRATCH = "/tmp"  # noqa: S108 - the container's own
 PORT = 8080
 """Where an engine listens in a container that it can be reached in through TCP."""
 CLOSED = "ro,nosuid,nodev,noexec,size=64k,mode=755"
-"""Options of a tmpfs that lies over a place which would be writable otherwise."""
+"""Options of a tmpfs that lies over a place which would be writable otherwise; the probe knows it by its size."""
 
 
 def create_request(

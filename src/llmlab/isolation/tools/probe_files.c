@@ -166,15 +166,16 @@ static bool ends_with(const char *text, const char *end) {
 }
 
 /* Nothing of the machine shows in them: Podman's account file of the container's own, an empty directory
- * of the runtime crun over what is to be hidden, a read-only file system in memory over what is to be closed. */
-static bool is_of_engine(const char *path, const char *type, const char *root, const char *options) {
+ * of the runtime crun over what is to be hidden, a read-only file system in memory over what is to be closed.
+ * By its size, which nothing else has: one of the machine's that is mounted here may be read-only, too. */
+static bool is_of_engine(const char *path, const char *type, const char *root, const char *options, const char *made_with) {
     const char *own = strstr(root, "-containers/");
     if (!strcmp(path, "/etc/passwd") || !strcmp(path, "/etc/group")) {
         return own && strspn(own + 12, "0123456789abcdef") == 64 && !strncmp(own + 76, "/userdata/", 10);
     }
     if (strncmp(options, "ro,", 3)) return false;
     if (is_below(path, "/sys")) return ends_with(root, "/crun/.empty-directory");
-    return !strcmp(type, "tmpfs") && strstr(options, ",noexec");
+    return !strcmp(type, "tmpfs") && strstr(options, ",noexec") && strstr(made_with, "size=64k");
 }
 
 static void mark_expected(const char *folder, const void *context) {
@@ -209,7 +210,7 @@ static void find_mounts(struct result *result, const char *unused) {
         decode(path);
         const char *unexpected = path;
         each_in_list("mounts", mark_expected, &unexpected);
-        if (!unexpected || is_usual(path, type) || is_of_engine(path, type, root, options)) continue;
+        if (!unexpected || is_usual(path, type) || is_of_engine(path, type, root, options, after)) continue;
         result->succeeded = true;
         append(found, sizeof found, "%s%s (%s)", *found ? ", " : "", path, type);
     }
