@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 import llmlab
-from llmlab.errors import UsageError
+from llmlab.errors import BackendError, UsageError
 from llmlab.lab import requests
-from llmlab.monitoring import views
+from llmlab.monitoring import sources, views
 from llmlab.monitoring.results import Monitoring
 from llmlab.reporting import Reporter, reporting_to
 from llmlab.telemetry.bands import Band
-from llmlab.telemetry.engine import parse
+from llmlab.telemetry.engine import EngineSource, parse
 from llmlab.telemetry.history import Series
-from llmlab.telemetry.metrics import Metric
+from llmlab.telemetry.metrics import HOST, Metric
 from llmlab.telemetry.recording import Recording
-from tests.conftest import run_cli
+from tests.conftest import eventually, run_cli
 from tests.test_results import EVIL
 from tests.test_views import Page
 
@@ -72,8 +72,8 @@ def test_a_server_at_work_is_seen_at_work(place, require_engine, request):
     assert 5 < max(seen["a", "memory"].known) < 200
     assert max(seen["a", "generated"].known) > 10
     assert max(seen["a", "answering"].known) <= 4
-    assert max(seen["host", "cpu"].known) > 0
-    assert {each.subject for each in seen} >= {"host", "a"}
+    assert max(seen[HOST, "cpu"].known) > 0
+    assert {each.subject for each in seen} >= {HOST, "a"}
     assert len(seen.requests) > 3
     for band in seen.requests:
         assert band.outcome in {"stop", "length"}
@@ -112,6 +112,28 @@ def test_several_servers_lie_side_by_side(require_engine):
     assert {each.subject for each in seen.only("b")} == {"b"}
 
 
+def test_a_server_of_any_name_is_not_taken_for_the_machine(require_engine):
+    llmlab.start("tiny", name="host", backend="native")
+    seen = llmlab.monitor("host", for_s=1, hz=5)
+    assert seen["host", "memory"].metric.method != seen[HOST, "memory"].metric.method
+
+
+def test_what_was_opened_is_closed_if_something_cannot_be(require_engine, monkeypatch):
+    server = llmlab.start("tiny", name="a", backend="native")
+    before = threading.active_count()
+
+    def refused(_: Any) -> None:
+        raise BackendError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_pid", refused)
+        patch.setattr(sources, "_beside", lambda: [EngineSource("x", str, slots=1, context=1)], raising=True)
+        with pytest.raises(BackendError):
+            llmlab.monitor("a", for_s=1)
+    eventually(lambda: threading.active_count() <= before)
+    server.stop()
+
+
 def test_a_server_that_ends_meanwhile_is_unknown_from_then_on(require_engine):
     server = llmlab.start("tiny", name="a", backend="native")
     timer = threading.Timer(1.0, server.stop)
@@ -134,8 +156,8 @@ def test_an_engine_without_metrics_is_watched_from_outside(require_engine, requi
 
 def test_a_machine_without_servers_is_watched_alone():
     seen = llmlab.monitor(for_s=0.5, hz=10)
-    assert {each.subject.split()[0] for each in seen} <= {"host", "gpu", "package-0", "package-1"}
-    assert seen["host", "memory"].last
+    assert {each.subject for each in seen if not each.subject.startswith("gpu ")} == {HOST}
+    assert seen[HOST, "memory"].last
 
 
 def test_ctrl_c_shows_what_was_seen_until_then():
@@ -152,7 +174,7 @@ def test_the_command_line(tmp_path, require_engine):
     llmlab.start("tiny", name="a", backend="native")
     path = str(tmp_path / "run.jsonl.gz")
     data = json.loads(run_cli("monitor", "a", "--for", "1", "--hz", "5", "--save", path, "--json").stdout)
-    assert {each["subject"] for each in data["series"]} >= {"host", "a"}
+    assert {each["subject"] for each in data["series"]} >= {HOST, "a"}
     assert all(len(each["values"]) == len(data["times_s"]) for each in data["series"])
     shown = run_cli("monitor", "--replay", path)
     assert "not what happens now" in shown.stdout
@@ -209,8 +231,8 @@ def test_a_course_as_text(values, most, shown):
 
 
 def test_the_present_in_one_line():
-    now = {("host", "cpu"): 1.0, ("host", "load1"): 3.0, ("a", "memory"): 33.21, ("a", "generated"): None}
-    assert views.live(now) == "host: 1 CPUs · a: 33.2 MiB"
+    now = {(HOST, "cpu"): 1.0, (HOST, "load1"): 3.0, ("a", "memory"): 33.21, ("a", "generated"): None}
+    assert views.live(now) == "the machine: 1 CPUs · a: 33.2 MiB"
     assert views.live({("a", "faults"): 1.0}) == ""
 
 
@@ -225,7 +247,7 @@ def test_what_happens_is_shown_while_it_does():
     with reporting_to(Details()) as seen:
         llmlab.monitor(for_s=1.6, hz=10)
     assert len(seen.told) >= 3
-    assert seen.told[-1].startswith("watch host: ")
+    assert seen.told[-1].startswith("watch the machine: ")
 
 
 def test_an_axis_ends_where_something_is_seen():
@@ -291,7 +313,7 @@ def test_requests_are_bands_behind_the_course():
     band = Band(
         subject="a", began_s=0.2, total_s=0.6, ttft_s=0.2, prefill_s=0.15, tokens=9, tokens_per_s=20.0
     )
-    seen = monitoring(series(1.0, 2.0, 3.0), series(1.0, 2.0, 3.0, subject="host"))
+    seen = monitoring(series(1.0, 2.0, 3.0), series(1.0, 2.0, 3.0, subject=HOST))
     seen = replace(seen, recorded=replace(seen.recorded, requests=(band, replace(band, began_s=-5.0))))
     html = seen.to_html()
     # Until the first token and after it, of the one that is in the picture, with its server only.

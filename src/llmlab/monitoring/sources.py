@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from llmlab import backends, engines
@@ -23,28 +23,38 @@ _ANSWER_S = 2.0
 
 
 def of(records: Sequence[Record]) -> list[Source]:
-    """Everything that can be read of this machine and of these servers."""
-    gpus = gpu_sources()
-    # A part's processes are on the list of its GPU as well.
-    whole = [gpu for gpu in gpus if isinstance(gpu, GpuSource) and " mig " not in gpu.subject]
-    found: list[Source] = [HostSource(), *rapl_sources(), *gpus]
-    for record in records:
-        found += _of_server(record, whole)
+    """Everything that can be read of this machine and of these servers.
+
+    Raises:
+        BackendError: If the container engine does not say which process is a server's.
+    """
+    found = _beside()
+    try:
+        # A part's processes are on the list of its GPU as well.
+        gpus = [gpu for gpu in found if isinstance(gpu, GpuSource) and " mig " not in gpu.subject]
+        for record in records:
+            found += _of_server(record, gpus)
+    except BaseException:
+        for source in found:
+            source.close()
+        raise
     return found
 
 
-def _of_server(record: Record, gpus: Sequence[GpuSource]) -> list[Source]:
-    found: list[Source] = []
+def _beside() -> list[Source]:
+    """What can be read of the machine itself."""
+    return [HostSource(), *rapl_sources(), *gpu_sources()]
+
+
+def _of_server(record: Record, gpus: Sequence[GpuSource]) -> Iterator[Source]:
     pid = _pid(record)
     if pid:
-        kind = ProcessSource if record.backend == "native" else CgroupSource
-        found.append(kind(record.name, pid))
+        yield (ProcessSource if record.backend == "native" else CgroupSource)(record.name, pid)
     if pid and gpus:
-        found.append(GpuShare(record.name, pid, gpus))
+        yield GpuShare(record.name, pid, gpus)
     if engines.engine(record.spec.engine).METRICS:
         fetch = partial(_text, registry.client(record))
-        found.append(EngineSource(record.name, fetch, slots=record.spec.slots, context=record.spec.context))
-    return found
+        yield EngineSource(record.name, fetch, slots=record.spec.slots, context=record.spec.context)
 
 
 def _pid(record: Record) -> int | None:

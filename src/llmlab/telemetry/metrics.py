@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-HOST = "host"
-"""The subject of what is measured of the whole machine."""
+HOST = "the machine"
+"""The subject of what is measured of the whole machine; with a space, as no server has one in its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

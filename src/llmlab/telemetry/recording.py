@@ -3,7 +3,7 @@
 A recording is gzipped JSON, a value a line. The first line describes it:
 
     {"format": "llmlab-recording", "version": 1, "began": "2026-11-26T13:00:00+00:00",
-     "machine": {…}, "notes": […], "metrics": [{"subject": "host", "key": "cpu", "unit": "CPUs", …}, …],
+     "machine": {…}, "notes": […], "metrics": [{"subject": "the machine", "key": "cpu", "unit": "CPUs", …}, …],
      "requests": [{"subject": "tiny", "began_s": 0.4, "ttft_s": 0.01, …}, …]}
 
 Each further line is one look: seconds since the first, then a value for each
