@@ -102,6 +102,14 @@ def require_browser() -> str:
     return str(found)
 
 
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Where screenshots are left."""
+    folder = Path(os.environ.get("LLMLAB_ARTIFACTS", tmp_path / "artifacts"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def require_engine() -> Any:
     """A verified llama.cpp."""

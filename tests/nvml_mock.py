@@ -1,6 +1,6 @@
 """GPUs where there are none: the genuine pynvml on a libnvidia-ml of our own (nvml_mock.c).
 
-The library reads its values at each call from a file of lines "KEY VALUE", so that a
+The library takes its values at each call from a file of lines "KEY VALUE", so that a
 test can change them while it looks. What has no line is not supported. The keys, for
 GPU 0 and its MIG device 1:
 
@@ -31,8 +31,8 @@ from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
 _REPOSITORY = Path(__file__).parent.parent
-_CONTROL = "LLMLAB_NVML_MOCK"
-_FLAGS = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+CONTROL = "LLMLAB_NVML_MOCK"
+_FLAGS = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread")
 
 A_GPU: dict[str, Any] = {
     "name": "Mock",
@@ -72,7 +72,7 @@ class Control:
     """What the library tells."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path or Path(os.environ[_CONTROL])
+        self._path = path or Path(os.environ[CONTROL])
         self._values: dict[str, Any] = {}
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
@@ -119,7 +119,7 @@ def in_child(library: Path, control: Path, code: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", prelude + code],
         cwd=_REPOSITORY,
-        env={**os.environ, "LD_LIBRARY_PATH": str(library), _CONTROL: str(control)},
+        env={**os.environ, "LD_LIBRARY_PATH": str(library), CONTROL: str(control)},
         capture_output=True,
         text=True,
         timeout=100,

@@ -6,41 +6,17 @@ look at them after a change to `llmlab.render` or `llmlab.notebook.cards`.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import os
-import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+
+from tests.jupyterlab import jupyterlab, notebook, opened, run_cells
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "01-first-model.ipynb"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# What a person would have clicked away, and the whole notebook in the page.
-CELL_MS = 60_000
-# The command's promise ends with the cell; the browser's driver has no time limit of its own.
-RUN_CELL = """patience => Promise.race([
-    window.jupyterapp.commands.execute('notebook:run-cell-and-select-next').then(() => 'ran', String),
-    new Promise(resolve => setTimeout(() => resolve('did not end'), patience)),
-])"""
 WIDER_THAN_THEIR_CELL = """() => [...document.querySelectorAll('.jp-OutputArea-output')]
     .filter(output => output.scrollWidth > output.clientWidth + 1)
     .map(output => output.innerText.slice(0, 80))
@@ -123,107 +99,6 @@ card.stage("engine", "")
 card.end(failed=False)
 display(card.bundle(), raw=True)
 """
-SETTINGS = {
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "notebook-extension/tracker": {"windowingMode": "none"},
-}
-
-
-def notebook(source: str) -> str:
-    """A notebook whose cells are parted by lines of dashes."""
-    cells: list[dict[str, Any]] = [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": cell.strip()}
-        for i, cell in enumerate(source.split("\n---\n"))
-    ]  # fmt: skip
-    kernel = {"name": "python3", "display_name": "Python 3"}
-    return json.dumps(
-        {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def jupyterlab(folder: Path, *, theme: str) -> Iterator[str]:
-    """A JupyterLab of its own on `folder`; yields the address with its token."""
-    home = folder / ".home"
-    settings = home / "settings"
-    for name, value in {
-        **SETTINGS,
-        "apputils-extension/themes": {"theme": f"JupyterLab {theme}"},
-    }.items():
-        path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value))
-    # The build and the model stay where they are; everything of Jupyter's own
-    # is kept away from the user's.
-    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    env = {
-        **os.environ,
-        "HOME": str(home),
-        "XDG_CACHE_HOME": cache,
-        "IPYTHONDIR": str(home / "ipython"),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-    }
-    port, token = free_port(), secrets.token_hex(16)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
-    command += ["--ip=127.0.0.1", f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}"]
-    command += ["--ServerApp.port_retries=0", "--LabApp.expose_app_in_browser=True"]
-    log = (home / "jupyterlab.log").open("w")
-    process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        wait_for(port, token, process)
-        yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.close()
-
-
-def wait_for(port: int, token: str, process: subprocess.Popen[bytes], patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "JupyterLab has ended"
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/api/status", headers={"Authorization": f"token {token}"})
-            connection.getresponse().read()
-            connection.close()
-            return
-        time.sleep(0.2)
-    pytest.fail("JupyterLab did not come up")
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("LLMLAB_ARTIFACTS", tmp_path / "artifacts"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def run_cells(page: Any, cells: list[dict[str, Any]]) -> None:
-    """Run the cells one after the other, each when the one before has ended."""
-    page.locator(".jp-Notebook .jp-Cell").first.click()
-    ran = 0
-    for cell in cells:
-        outcome = page.evaluate(RUN_CELL, CELL_MS)
-        assert outcome == "ran", f"cell {cell['id']}: {outcome}"
-        if cell["cell_type"] == "code":
-            ran += 1
-            prompt = page.locator(".jp-CodeCell .jp-InputPrompt").nth(ran - 1)
-            expect(prompt).to_have_text(f"[{ran}]:", timeout=CELL_MS)
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
@@ -232,15 +107,11 @@ def test_the_first_notebook_in_jupyterlab(theme, tmp_path, artifacts, require_br
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     code = [cell["id"] for cell in cells if cell["cell_type"] == "code"]
     problems: list[str] = []
-    with jupyterlab(tmp_path, theme=theme) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=require_browser, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1180, "height": 1000})
-        page.set_default_timeout(CELL_MS)
+    with (
+        jupyterlab(tmp_path, theme=theme) as address,
+        opened(address, "first.ipynb", require_browser, cells=len(cells)) as page,
+    ):
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(address.format("first.ipynb"))
-        page.wait_for_function("window.jupyterapp !== undefined")
-        page.locator(".jp-Notebook .jp-Cell").nth(len(cells) - 1).wait_for()
-        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=CELL_MS)
         run_cells(page, cells)
 
         def outputs(cell_id: str) -> Any:
@@ -262,7 +133,6 @@ def test_the_first_notebook_in_jupyterlab(theme, tmp_path, artifacts, require_br
         expect(outputs("typo")).to_contain_text("did you mean")
         expect(outputs("check")).to_contain_text("nothing is left")
         wide = page.evaluate(WIDER_THAN_THEIR_CELL)
-        browser.close()
     assert wide == [], "nothing is cut off or has to be scrolled sideways"
     assert problems == []
 
@@ -272,14 +142,10 @@ def test_models_and_their_progress_in_jupyterlab(theme, tmp_path, artifacts, req
     (tmp_path / "views.ipynb").write_text(notebook(VIEWS))
     cells = json.loads(notebook(VIEWS))["cells"]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    with jupyterlab(tmp_path, theme=theme) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=require_browser, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1180, "height": 1000})
-        page.set_default_timeout(CELL_MS)
-        page.goto(address.format("views.ipynb"))
-        page.wait_for_function("window.jupyterapp !== undefined")
-        page.locator(".jp-Notebook .jp-Cell").nth(len(cells) - 1).wait_for()
-        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=CELL_MS)
+    with (
+        jupyterlab(tmp_path, theme=theme) as address,
+        opened(address, "views.ipynb", require_browser, cells=len(cells)) as page,
+    ):
         run_cells(page, cells)
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         for summary in page.locator("summary").all():
@@ -301,7 +167,6 @@ def test_models_and_their_progress_in_jupyterlab(theme, tmp_path, artifacts, req
         assert bars.count() == 2, "what is over has no bar"
         fits = page.get_by_role("img", name="too big: needs 45.4 GiB of 12.0 GiB available")
         assert fits.count() == 1, "a bar can be read aloud"
-        browser.close()
     assert wide == [], "nothing is cut off or has to be scrolled sideways"
     assert faint == [], "all text can be read"
     assert overlapping == []

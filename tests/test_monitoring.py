@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import signal
+import sys
+import tarfile
 import threading
-import time
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 import llmlab
 from llmlab.errors import BackendError, UsageError
-from llmlab.lab import requests
-from llmlab.monitoring import sources, views
-from llmlab.monitoring.results import Monitoring
+from llmlab.lab import requests, sources
+from llmlab.monitoring.watch import Watch
 from llmlab.reporting import Reporter, reporting_to
-from llmlab.telemetry.bands import Band
 from llmlab.telemetry.engine import EngineSource, parse
-from llmlab.telemetry.history import Series
-from llmlab.telemetry.metrics import HOST, Metric
-from llmlab.telemetry.recording import Recording
+from llmlab.telemetry.metrics import HOST
 from tests.conftest import eventually, run_cli
-from tests.test_results import EVIL
-from tests.test_views import Page
+from tests.test_monitoring_views import monitoring, page, series
 
 PLACES = ["native", "container"]
-
-
-class Chart(Page):
-    TAGS = Page.TAGS | {"figure", "figcaption", "svg", "polyline", "rect", "line", "text"}
-    ATTRIBUTES = Page.ATTRIBUTES | {
-        "width", "height", "viewbox", "points", "x", "y", "x1", "y1", "x2", "y2",
-        "text-anchor", "font-size", "fill", "opacity", "letter-spacing",
-    }  # fmt: skip
-
-
-def page(html: str) -> Chart:
-    found = Chart()
-    found.feed(html)
-    found.close()
-    return found
 
 
 def asking(server: llmlab.Server, times: int) -> threading.Thread:
@@ -95,11 +78,19 @@ def test_requests_are_written_down_for_others_and_hold_no_text(require_engine, i
     # What somebody else wrote there is passed over.
     with path.open("a") as file:
         file.write('garbage\n{"began": "x"}\n[]\n{"began": 1e999, "total_s": 1}\n')
-    assert len(requests.between(server.record, 0.0, time.monotonic())) == 1
-    assert requests.between(server.record, time.monotonic(), time.monotonic() + 1) == ()
+    reader = requests.Reader(server.record)
+    assert len(reader.news()) == 1
+    assert reader.news() == []
     path.write_text("x" * (2 << 20))
     server.ask("What is a GPU?", max_tokens=3)
     assert path.stat().st_size < 1000
+    # It was begun anew, and a line that is still being written waits until it is whole.
+    with path.open("a") as file:
+        file.write('{"began": 1.0, "total_s"')
+        file.flush()
+        assert [band.tokens for band in reader.news()] == [3]
+        file.write(': 1.0, "tokens": 7}\n')
+    assert [band.tokens for band in reader.news()] == [7]
     server.stop()
     assert not path.exists()
 
@@ -127,19 +118,20 @@ def test_what_was_opened_is_closed_if_something_cannot_be(require_engine, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(sources, "_pid", refused)
-        patch.setattr(sources, "_beside", lambda: [EngineSource("x", str, slots=1, context=1)], raising=True)
+        patch.setattr(sources, "beside", lambda: ([EngineSource("x", str, slots=1, context=1)], ()))
         with pytest.raises(BackendError):
             llmlab.monitor("a", for_s=1)
     eventually(lambda: threading.active_count() <= before)
     server.stop()
 
 
-def test_a_server_that_ends_meanwhile_is_unknown_from_then_on(require_engine):
+def test_with_the_server_that_was_named_it_is_over(require_engine):
     server = llmlab.start("tiny", name="a", backend="native")
     timer = threading.Timer(1.0, server.stop)
     timer.start()
-    seen = llmlab.monitor("a", for_s=5, hz=5)
+    seen = llmlab.monitor("a", for_s=60, hz=20)
     timer.join()
+    assert seen.seconds < 40
     memory = seen["a", "memory"].values
     assert memory[0] is not None
     assert memory[-1] is None
@@ -173,14 +165,18 @@ def test_ctrl_c_shows_what_was_seen_until_then():
 def test_the_command_line(tmp_path, require_engine):
     llmlab.start("tiny", name="a", backend="native")
     path = str(tmp_path / "run.jsonl.gz")
-    data = json.loads(run_cli("monitor", "a", "--for", "1", "--hz", "5", "--save", path, "--json").stdout)
-    assert {each["subject"] for each in data["series"]} >= {HOST, "a"}
-    assert all(len(each["values"]) == len(data["times_s"]) for each in data["series"])
+    told = run_cli("monitor", "a", "--for", "1", "--hz", "5", "--save", path, "--json").stdout
+    samples = [json.loads(line) for line in told.splitlines()]
+    assert 3 <= len(samples) <= 7
+    assert samples[-1]["values"]["a"]["memory"] > 1
+    assert {"t_s", "time", "values", "requests"} == set(samples[0])
     shown = run_cli("monitor", "--replay", path)
     assert "not what happens now" in shown.stdout
     replayed = json.loads(run_cli("monitor", "--replay", path, "--json").stdout)
     assert replayed["replayed"] == path
-    assert [each["key"] for each in replayed["series"]] == [each["key"] for each in data["series"]]
+    assert {each["subject"] for each in replayed["series"]} >= {HOST, "a"}
+    assert all(len(each["values"]) == len(replayed["times_s"]) for each in replayed["series"])
+    assert replayed["times_s"][-1] == pytest.approx(samples[-1]["t_s"], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -201,131 +197,21 @@ def test_bad_arguments_are_told_in_one_line(options, message):
     assert caught.value.hint
 
 
-# Views
-
-
-def series(*values: float | None, subject: str = "a", **metric: Any) -> Series:
-    given = {"key": "cpu", "title": "CPU", "unit": "CPUs", "method": "counted", **metric}
-    times = tuple(0.5 * i for i in range(len(values)))
-    return Series(subject=subject, metric=Metric(**given), times_s=times, values=values)
-
-
-def monitoring(*found: Series, replayed: str | None = None, notes: tuple[str, ...] = ()) -> Monitoring:
-    recorded = Recording(began="2026-01-01T00:00:00+00:00", machine={"cpu": "one"}, series=found, notes=notes)
-    return Monitoring(recorded=recorded, seconds=3.0, replayed=replayed)
-
-
-@pytest.mark.parametrize(
-    ("values", "most", "shown"),
-    [
-        ((0.0, 1.0, 2.0), 2.0, "▁▅█"),
-        ((None, 1.0, None), 1.0, "·█·"),
-        ((0.0, 0.0), 0.0, "▁▁"),
-        ((5.0,), 1.0, "█"),
-        ((), 1.0, ""),
-        (tuple(float(i) for i in range(64)), 64.0, "▁▁▁▁▂▂▂▂"),
-    ],
-)
-def test_a_course_as_text(values, most, shown):
-    assert views.spark(values, most, 32)[:8] == shown
-
-
-def test_the_present_in_one_line():
-    now = {(HOST, "cpu"): 1.0, (HOST, "load1"): 3.0, ("a", "memory"): 33.21, ("a", "generated"): None}
-    assert views.live(now) == "the machine: 1 CPUs · a: 33.2 MiB"
-    assert views.live({("a", "faults"): 1.0}) == ""
+# Results
 
 
 def test_what_happens_is_shown_while_it_does():
-    class Details(Reporter):
+    class Looks(Reporter):
         def __init__(self) -> None:
             self.told: list[str] = []
 
-        def stage(self, stage: str, detail: str = "") -> None:
-            self.told.append(f"{stage} {detail}")
+        def looked(self, watch: Watch) -> None:
+            self.told.append(watch.present())
 
-    with reporting_to(Details()) as seen:
+    with reporting_to(Looks()) as seen:
         llmlab.monitor(for_s=1.6, hz=10)
     assert len(seen.told) >= 3
-    assert seen.told[-1].startswith("watch the machine: ")
-
-
-def test_an_axis_ends_where_something_is_seen():
-    assert views.top(series(0.1, 0.2, most=2.0)) == 0.2
-    assert views.top(series(0.1, 1.2, most=2.0)) == 2.0
-    assert views.top(series(0.0, 0.0)) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, "–"),
-        (0.0, "0"),
-        (1.23456, "1.23"),
-        (250.4, "250"),
-        (1234567.0, "1\u202f234\u202f567"),
-        (3.0, "3"),
-    ],
-)
-def test_numbers_are_short(value, shown):
-    assert views.number(value) == shown
-
-
-def test_what_is_unknown_is_a_gap_and_no_zero():
-    html = monitoring(series(1.0, None, None, 2.0, 3.0)).to_html()
-    assert html.count("<polyline") == 2
-    assert html.count("<rect") == 1
-    page(html)
-    assert "·" in str(monitoring(series(1.0, None, None, 2.0)))
-    ends = monitoring(series(1.0, None)).to_html()
-    assert ends.count("<rect") == 1
-
-
-def test_a_long_course_is_drawn_with_its_peaks_and_stays_small():
-    values = [1.0] * 7200
-    values[3333] = 50.0
-    html = monitoring(series(*values)).to_html()
-    assert len(html) < 10_000
-    heights = [
-        float(point.split(",")[1]) for point in html.partition('points="')[2].partition('"')[0].split()
-    ]
-    assert min(heights) < 10
-    assert max(heights) > 50
-
-
-def test_what_is_0_throughout_is_a_word_and_no_chart():
-    html = monitoring(series(0.0, 0.0, title="faults"), series(0.0, 1.0)).to_html()
-    assert html.count("<svg") == 1
-    assert "0 throughout: faults" in html
-
-
-def test_a_replay_says_so_wherever_it_is_drawn():
-    seen = monitoring(series(1.0, 2.0), series(1.0, 2.0, subject="b"), replayed="run.gz", notes=("cut",))
-    html = seen.to_html()
-    assert html.count("RECORDING") == 2
-    for text in (html, str(seen)):
-        assert "not what happens now" in text
-        assert "cut" in text
-    assert "RECORDING" not in replace(seen, replayed=None).to_html()
-
-
-def test_requests_are_bands_behind_the_course():
-    band = Band(
-        subject="a", began_s=0.2, total_s=0.6, ttft_s=0.2, prefill_s=0.15, tokens=9, tokens_per_s=20.0
-    )
-    seen = monitoring(series(1.0, 2.0, 3.0), series(1.0, 2.0, 3.0, subject=HOST))
-    seen = replace(seen, recorded=replace(seen.recorded, requests=(band, replace(band, began_s=-5.0))))
-    html = seen.to_html()
-    # Until the first token and after it, of the one that is in the picture, with its server only.
-    assert html.count("<rect") == 2
-    for text in (html, str(seen)):
-        assert "2 requests, TTFT 200 ms, of it in the queue 50 ms, rate 20 tokens/s (medians)" in text
-    page(html)
-
-
-def test_nothing_at_all_is_said():
-    assert "nothing could be measured" in str(monitoring())
-    assert "nothing could be measured" in monitoring().to_html()
+    assert seen.told[-1].startswith("the machine: ")
 
 
 def test_a_series_is_found_by_name_and_everything_is_plain_data():
@@ -359,11 +245,34 @@ def test_a_frame_needs_pandas(monkeypatch):
         monitoring(series(1.0)).to_frame()
 
 
-@pytest.mark.parametrize("text", EVIL, ids=range(len(EVIL)))
-def test_nothing_hostile_becomes_markup_or_reaches_a_terminal(text):
-    seen = monitoring(
-        series(1.0, 2.0, subject=text, title=text, unit=text, method=text), replayed=text, notes=(text,)
-    )
-    page(seen.to_html())
-    shown = seen._repr_mimebundle_()["text/plain"]
-    assert not [c for c in shown if not c.isprintable() and c not in "\n\t\u00a0\u200d"]
+def test_inside_a_container_there_is_a_sensible_view(require_docker):
+    """Of this Python with all it needs, in a container that has nothing else: no engine, no GPU, no servers."""
+    engine = docker.from_env()
+    empty = io.BytesIO()
+    with tarfile.open(fileobj=empty, mode="w") as archive:
+        folder = tarfile.TarInfo("home")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    image = engine.api.import_image_from_data(empty.getvalue(), repository="llmlab-test-empty")
+    name = json.loads(image.splitlines()[-1])["status"]
+    needed = {
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/bin",
+        sys.prefix,
+        sys.base_prefix,
+        str(Path(llmlab.__file__).parents[2]),
+    }
+    mounts = [f"{path}:{path}:ro" for path in sorted(needed) if Path(path).exists()]
+    command = [sys.executable, "-m", "llmlab", "monitor", "--for", "1", "--hz", "10", "--json"]
+    try:
+        told = engine.containers.run(
+            name, command, volumes=mounts, tmpfs={"/home": ""}, environment={"HOME": "/home", "TMPDIR": "/home"},
+            network_mode="none", remove=True,
+        )  # fmt: skip
+    finally:
+        engine.images.remove(name, force=True)
+    last = json.loads(told.splitlines()[-1])
+    assert last["values"][HOST]["memory"] > 1
+    assert last["values"][HOST]["cpu"] is not None

@@ -180,6 +180,41 @@ tell([metric.method, metric.interval_s, source.read(0.0)["power"]])
     assert rest == [interval_s, watts]
 
 
+def test_power_and_energy_say_how_far_they_may_be_off(control, run):
+    """Read 13 % too high, the truth is below; and they say who found that."""
+    control.gpu(0)
+    code = """
+[source] = gpu_sources()
+tell([[metric.key, metric.error, "2312.02741" in metric.method] for metric in source.metrics if metric.error])
+"""
+    assert run(code) == [["power", [0.13, 0.08], True], ["energy", [0.13, 0.08], True]]
+
+
+def test_the_newest_look_is_kept_and_nothing_of_one_that_saw_nothing(control, run):
+    control.gpu(0)
+    code = """
+[source] = gpu_sources()
+told = [dict(source.latest)]
+told += [dict(source.read(0.0)) == source.latest, source.latest["memory"]]
+control.set({"0.error.*": 15})
+source.read(1.0)
+told += [source.latest]
+control.set({"0.error.*": None})
+source.read(2.0)                    # not tried yet
+told += [source.latest]
+source.read(7.0)
+told += [source.latest["memory"]]
+control.set({"0.sleep.nvmlDeviceGetMemoryInfo": 2})
+source.read(8.0)
+told += [source.latest]
+control.set({"0.sleep.nvmlDeviceGetMemoryInfo": 0})
+while source.read(9.0)["memory"] is None: time.sleep(0.05)
+source.close()
+tell([*told, source.latest])
+"""
+    assert run(code) == [{}, True, 1000, {}, {}, 1000, {}, {}]
+
+
 def test_a_field_that_fails_later_is_unknown(control, run):
     """It is not filled with the average: that is another quantity."""
     control.gpu(0, field_186=131000)
@@ -379,9 +414,12 @@ def test_the_memory_of_processes(control, run):
 [source] = gpu_sources()
 told = [source.process_memory_mib([12, 13, 14, 15, 99]), source.process_memory_mib([])]
 control.set({"0.processes.graphics": None})
+source.read(1.0)
 told += [source.process_memory_mib([12, 13, 99])]
 control.set({"0.processes.compute": None})
+source.read(2.0)
 told += [source.process_memory_mib([12, 99])]
+source.read(3.0)
 control.set({"0.error.*": 15})
 tell([*told, source.process_memory_mib([12])])
 """
@@ -393,6 +431,21 @@ tell([*told, source.process_memory_mib([12])])
     assert compute == {"12": 500, "13": None, "99": None}
     assert neither == {"12": None, "99": None}
     assert lost == {"12": None}
+
+
+def test_the_lists_of_processes_are_read_once_for_each_look(control, run):
+    """However many servers are asked about."""
+    control.gpu(0, processes_compute="12:500")
+    code = """
+[source] = gpu_sources()
+source.read(0.0)
+told = [source.process_memory_mib([12])]
+control.set({"0.processes.compute": "13:700"})
+told += [source.process_memory_mib([12, 13])]
+source.read(1.0)
+tell([*told, source.process_memory_mib([12, 13])])
+"""
+    assert run(code) == [{"12": 500}, {"12": 500}, {"13": 700}]
 
 
 def test_the_machine_tells_its_gpus(control, run):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -122,6 +122,19 @@ def test_looks_that_are_missed_are_counted_and_do_not_pile_up():
     with Sampler([source], hz=100, capacity=1000) as sampler:
         eventually(lambda: len(source.looks) > 5)
     assert sampler.missed >= 5
+
+
+def test_a_machine_that_has_slept_is_told_of(monkeypatch):
+    real = time.clock_gettime
+    slept = [0.0]
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + slept[0])
+    with Sampler([Counting()], hz=20) as sampler:
+        sampler.wait(2, 5)
+        assert sampler.slept_s == 0
+        slept[0] = 30.0
+        sampler.wait(sampler.looks + 2, 5)
+        sampler.wait(sampler.looks + 2, 5)
+        assert sampler.slept_s == pytest.approx(30, abs=1)
 
 
 # An engine
@@ -237,6 +250,9 @@ def test_a_page_of_prometheus():
 
 
 class Gpu:
+    subject = "gpu 0"
+    latest: ClassVar[dict[str, float | None]] = {}
+
     def __init__(self, held: dict[int, float | None]) -> None:
         self._held = held
 
@@ -256,9 +272,9 @@ class Gpu:
 )
 def test_what_a_server_holds_of_all_gpus(held, total):
     source = GpuShare("a", 7, [Gpu(each) for each in held])
-    assert source.read(0.0) == {"gpu_memory": total}
+    assert source.read(0.0)["gpu_memory"] == total
     source.close()
-    assert source.read(0.0) == {"gpu_memory": None}
+    assert source.read(0.0)["gpu_memory"] is None
 
 
 # Recordings

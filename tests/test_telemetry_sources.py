@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import llmlab
 from llmlab.backends import docker_api
 from llmlab.backends.container_receipt import server_pid
+from llmlab.isolation.cgroups import Groups
 from llmlab.telemetry.cgroup import CgroupSource
 from llmlab.telemetry.host import HostSource
 from llmlab.telemetry.kernel_files import KernelFile
@@ -84,15 +85,19 @@ class Tree:
     def __init__(self, folder: Path) -> None:
         self.root, self.proc = folder / "cgroup", folder / "proc"
         self.files: list[Path] = []
+        self.mounts = ""
+
+    def mount(self, folder: Path, options: str, kind: str = "cgroup", top: str = "/") -> None:
+        self.mounts += f"30 29 0:1 {top} {folder} rw - {kind} {kind} rw,{options}\n"
 
     def write(self, path: Path, text: str | bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode() if isinstance(text, str) else text)
 
-    def belongs(self, text: str, ours: str = "", mounts: str = "") -> None:
+    def belongs(self, text: str, ours: str = "") -> None:
         self.write(self.proc / str(PID) / "cgroup", text)
         self.write(self.proc / "self" / "cgroup", ours)
-        self.write(self.proc / "self" / "mountinfo", mounts)
+        self.write(self.proc / "self" / "mountinfo", self.mounts)
 
     def add(self, folder: Path, files: Mapping[str, str]) -> None:
         for name, text in files.items():
@@ -107,11 +112,13 @@ class Tree:
             path.write_text(text)
 
     def source(self) -> CgroupSource:
-        return CgroupSource("a", PID, self.root, self.proc)
+        return CgroupSource("a", PID, self.proc)
 
 
-def v1(folder: Path, path: str = "/docker/abc", below: str = "docker/abc") -> Tree:
+def v1(folder: Path, path: str = "/docker/abc", below: str = "docker/abc", top: str = "/") -> Tree:
     tree = Tree(folder)
+    for controller in V1_FILES:
+        tree.mount(tree.root / controller, controller, top=top)
     tree.belongs("".join(f"{n}:{name}:{path}\n" for n, name in enumerate(V1_FILES, 1)) + f"0::{path}\n")
     for controller, files in V1_FILES.items():
         tree.add(tree.root / controller / below, files)
@@ -119,12 +126,12 @@ def v1(folder: Path, path: str = "/docker/abc", below: str = "docker/abc") -> Tr
 
 
 def joined(folder: Path) -> Tree:
-    """v1 as systemd mounts it: two controllers in one hierarchy, a link for each name."""
+    """v1 as systemd mounts it: two controllers in one hierarchy."""
     tree = Tree(folder)
+    for controllers in ("cpu,cpuacct", "memory", "blkio", "pids"):
+        tree.mount(tree.root / controllers, controllers)
     tree.belongs("3:cpuacct,cpu:/docker/abc\n2:memory:/docker/abc\n4:blkio:/docker/abc\n5:pids:/docker/abc\n")
     tree.add(tree.root / "cpu,cpuacct" / "docker" / "abc", {**V1_FILES["cpu"], **V1_FILES["cpuacct"]})
-    for name in ("cpu", "cpuacct"):
-        (tree.root / name).symlink_to("cpu,cpuacct")
     for controller in ("memory", "blkio", "pids"):
         tree.add(tree.root / controller / "docker" / "abc", V1_FILES[controller])
     return tree
@@ -132,7 +139,7 @@ def joined(folder: Path) -> Tree:
 
 def v2(folder: Path, path: str = "/system.slice/docker-abc.scope") -> Tree:
     tree = Tree(folder)
-    tree.write(tree.root / "cgroup.controllers", "cpu io memory pids\n")
+    tree.mount(tree.root, "nsdelegate", "cgroup2")
     tree.belongs(f"0::{path}\n")
     tree.add(tree.root / path.lstrip("/"), V2_FILES)
     return tree
@@ -141,13 +148,15 @@ def v2(folder: Path, path: str = "/system.slice/docker-abc.scope") -> Tree:
 def hybrid(folder: Path) -> Tree:
     """CPU and block devices in v1, memory and processes in v2."""
     tree = Tree(folder)
+    for controller in ("cpu", "cpuacct", "blkio"):
+        tree.mount(tree.root / controller, controller)
+    tree.mount(tree.root / "unified", "nsdelegate", "cgroup2")
     tree.belongs("1:cpu:/docker/abc\n2:cpuacct:/docker/abc\n3:blkio:/docker/abc\n0::/docker/abc\n")
     for controller in ("cpu", "cpuacct", "blkio"):
         tree.add(tree.root / controller / "docker" / "abc", V1_FILES[controller])
     kept = {name: text for name, text in V2_FILES.items() if name.startswith(("memory", "pids"))}
     # Every v2 group has this file, also where the controller is v1's.
     tree.add(tree.root / "unified" / "docker" / "abc", {**kept, "cpu.stat": "usage_usec 1\n"})
-    tree.write(tree.root / "unified" / "cgroup.controllers", "memory pids\n")
     return tree
 
 
@@ -233,6 +242,26 @@ def test_no_limits(tmp_path, layout):
     assert (found["cpu"], found["memory"], found["processes"]) == (None, None, None)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_limits_of_whoever_shares_them(tmp_path, layout):
+    """What is in force is told also of a group that is ours as well; what nobody tells is not "no limit"."""
+    tree = LAYOUTS[layout](tmp_path)
+    (tree.proc / "self" / "cgroup").write_bytes((tree.proc / str(PID) / "cgroup").read_bytes())
+    groups = Groups(PID, tree.proc)
+    assert not any(groups.apart(controller) for controller in ("cpu", "memory", "pids"))
+    assert groups.least("memory", "memory.limit_in_bytes", "memory.max") == 512 * MIB
+    assert groups.cpus() == 1.5
+    assert groups.least("memory", "memory.nothing", "memory.nothing") is None
+    assert groups.least("memory", "", "") is None
+    for path in tree.files:
+        if path.name in {"cpu.cfs_quota_us", "cpu.max"}:
+            path.write_text("-1\n" if path.name == "cpu.cfs_quota_us" else "max 100000\n")
+        if path.name == "pids.max":
+            path.write_text("max\n")
+    assert groups.cpus() == groups.least("pids", "pids.max", "pids.max") == math.inf
+    assert Groups(PID + 1, tree.proc).folders("memory") == []
+
+
 @pytest.mark.parametrize("layout", [v1, v2])
 def test_the_tightest_limit_above_counts(tmp_path, layout):
     tree = layout(tmp_path)
@@ -295,15 +324,11 @@ def test_a_group_that_we_are_in_as_well(tmp_path, ours):
 
 def test_what_is_mounted_begins_further_down(tmp_path):
     """In a container with v1, a directory is the group of that container."""
-    tree = v1(tmp_path, path="/docker/outer/docker/inner", below="docker/inner")
-    mounts = "".join(
-        f"30 29 0:1 /docker/outer {tree.root / name} rw - cgroup cgroup rw,{name}\n" for name in V1_FILES
-    )
-    tree.belongs((tree.proc / str(PID) / "cgroup").read_text(), mounts=mounts)
+    tree = v1(tmp_path, path="/docker/outer/docker/inner", below="docker/inner", top="/docker/outer")
     source = tree.source()
     assert source.read(1.0)["memory"] == 70.0
     source.close()
-    tree.belongs((tree.proc / str(PID) / "cgroup").read_text().replace("/docker/inner", ""), mounts=mounts)
+    tree.belongs((tree.proc / str(PID) / "cgroup").read_text().replace("/docker/inner", ""))
     source = tree.source()
     assert unknown(source.read(1.0))
     source.close()
@@ -390,10 +415,10 @@ def test_files_that_cannot_be_read_any_more(tmp_path, monkeypatch, layout, numbe
 
 def test_no_such_process(tmp_path):
     tree = v2(tmp_path)
-    source = CgroupSource("a", PID + 1, tree.root, tree.proc)
+    source = CgroupSource("a", PID + 1, tree.proc)
     assert unknown(source.read(1.0))
     source.close()
-    nowhere = CgroupSource("a", PID, tmp_path / "x", tmp_path / "y")
+    nowhere = CgroupSource("a", PID, tmp_path / "nowhere")
     assert unknown(nowhere.read(1.0))
     nowhere.close()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmlab.errors import AskInterrupted, LabError
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
     from llmlab.library import models, pull, rm, verify
-    from llmlab.monitoring import Monitoring, monitor
+    from llmlab.monitoring import Monitoring, Watch, monitor
     from llmlab.results import Answer, Logs, ServerList, ServerStatus, Stopped
     from llmlab.results_dry_run import DryRun
     from llmlab.results_isolation import Inspection
@@ -51,6 +51,7 @@ _EXPORTS = {
     "Audit": "auditing",
     "AuditComparison": "auditing",
     "Monitoring": "monitoring",
+    "Watch": "monitoring",
     "DryRun": "results_dry_run",
     "Inspection": "results_isolation",
     "Logs": "results",
@@ -75,6 +76,7 @@ __all__ = [
     "ServerList",
     "ServerStatus",
     "Stopped",
+    "Watch",
     "__version__",
     "ask",
     "attach",

@@ -9,12 +9,17 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab import render, runtime, verbs
 from llmlab.errors import AskInterrupted, LabError, UsageError
 from llmlab.reporting import Repainter, Reporter, Transfer, reporting_to
 from llmlab.results import Answer
+
+if TYPE_CHECKING:
+    from llmlab.monitoring import Watch
+    from llmlab.monitoring.painting import Painting
+    from llmlab.monitoring.samples import Samples
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _PROG = "llmlab"
@@ -35,6 +40,13 @@ class TerminalReporter(Reporter):
         self._lock = threading.Lock()  # of what is written
         self._thread = threading.current_thread()
         self._transfer: tuple[Transfer, Repainter] | None = None
+        self._samples: Samples | None = None
+        self._painting: Painting | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the result has been written already, line by line."""
+        return self._samples is not None
 
     def begin(self, title: str, stages: Sequence[str] = ()) -> None:  # noqa: ARG002 - it has just been typed
         """Remember when it began."""
@@ -59,6 +71,28 @@ class TerminalReporter(Reporter):
         transfer, painter = self._transfer
         transfer.update(done, total)
         painter.changed()
+
+    def watching(self, watch: Watch) -> None:
+        """With --json a line for each look; else its course is painted over and over."""
+        from llmlab.monitoring.painting import Painting  # noqa: PLC0415 - only this verb needs it
+        from llmlab.monitoring.samples import Samples  # noqa: PLC0415 - likewise
+
+        self.begin("")
+        if self._quiet:
+            self._samples = Samples(watch)
+        elif self._live:
+            self._painting = Painting(watch, sys.stderr)
+
+    def looked(self, watch: Watch) -> None:
+        """Show what is new."""
+        if self._samples:
+            for sample in self._samples.news():
+                _print_json(sample)
+            sys.stdout.flush()
+        elif self._painting:
+            self._painting.looked()
+        else:
+            self.stage("watch", watch.present())
 
     def end(self, *, failed: bool) -> None:
         """Close the line, or wipe it when all went well."""
@@ -150,8 +184,10 @@ def _run(words: Sequence[str]) -> int:
         return 0
     try:
         call = verbs.parse(words, prog=_PROG)
-        with reporting_to(TerminalReporter(quiet=call.json)):
+        with reporting_to(TerminalReporter(quiet=call.json)) as reporter:
             result = call.run()
+            if hasattr(result, "follow"):  # a watch goes on; here nothing else does
+                result = result.follow(None, reporter.looked)
     except verbs.HelpShown as shown:
         print(shown.text)
         return 0
@@ -159,9 +195,9 @@ def _run(words: Sequence[str]) -> int:
         raise
     except (LabError, OSError, KeyboardInterrupt) as error:
         return _failed(error, json_wanted="--json" in words)
-    if call.json:
+    if call.json and not reporter.streamed:
         _print_json(result.to_dict())
-    elif not isinstance(result, Answer):  # which has been shown as it came
+    elif not call.json and not isinstance(result, Answer):  # which has been shown as it came
         print(render.plain(str(result)))
     return int(getattr(result, "exit_status", 0))
 

@@ -15,6 +15,7 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from llmlab.monitoring import Watch
     from llmlab.results import Answer
 
 Stage = Literal["pull", "engine", "image", "model", "load", "ready"]
@@ -55,6 +56,12 @@ class Reporter:
 
     def end(self, *, failed: bool) -> None:
         """It is over."""
+
+    def watching(self, watch: Watch) -> None:
+        """Servers are looked at from now on, beyond the end of the verb; show it as it goes on."""
+
+    def looked(self, watch: Watch) -> None:
+        """The verb waits for the end of `watch`, which has just seen something new."""
 
     def note(self, message: str) -> None:
         """One sentence the user should see, whatever happens next."""

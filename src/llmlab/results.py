@@ -135,6 +135,23 @@ class Answer(Result):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a server takes at a moment. Unknown is None, never 0.
+
+    Attributes:
+        cpus: CPUs that it keeps busy.
+        memory_mib: MiB of memory that it holds.
+        gpu_memory_mib: MiB that it holds on all GPUs; None where there is none.
+        tokens_per_s: Rate at which it writes, for all requests together.
+    """
+
+    cpus: float | None
+    memory_mib: float | None
+    gpu_memory_mib: float | None
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStatus(Result):
     """One row of `ps`.
 
@@ -150,6 +167,7 @@ class ServerStatus(Result):
         context: Tokens of context for each slot.
         slots: Requests answered at the same time.
         isolation: The profile's name; "none" for a native process.
+        usage: What it takes now; None if that was not asked for.
     """
 
     name: str
@@ -163,6 +181,7 @@ class ServerStatus(Result):
     context: int
     slots: int
     isolation: str
+    usage: Usage | None = None
 
     def row(self) -> list[str]:
         """The cells of `ServerList.HEADER`."""
@@ -180,7 +199,7 @@ class ServerStatus(Result):
 
     def __str__(self) -> str:
         """The row under its header."""
-        return render.text_table(ServerList.HEADER, [self.row()])
+        return str(ServerList((self,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +224,31 @@ class ServerList(Result, Sequence[ServerStatus]):
 
     def __str__(self) -> str:
         """A table like that of `docker ps`."""
-        return render.text_table(self.HEADER, [server.row() for server in self.servers])
+        return render.text_table(*self._table())
 
     def to_html(self) -> str:
         """The same table."""
         if not self.servers:
             return render.html_card("No servers", render.html_text("Start one: %llm start tiny"))
-        return render.html_table(self.HEADER, [server.row() for server in self.servers])
+        return render.html_table(*self._table())
+
+    def _table(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Header and rows; what servers take stands there if it was asked for."""
+        usages = [server.usage for server in self.servers]
+        rows = [server.row() for server in self.servers]
+        if not any(usages):
+            return self.HEADER, rows
+        columns = ["CPU", "memory", "tokens/s"]
+        if any(usage and usage.gpu_memory_mib is not None for usage in usages):
+            columns.insert(2, "GPU memory")
+        # Before the endpoint, which is long.
+        return (
+            (*self.HEADER[:-1], *columns, self.HEADER[-1]),
+            [
+                [*row[:-1], *(_usage_cell(usage, column) for column in columns), row[-1]]
+                for row, usage in zip(rows, usages, strict=True)
+            ],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +286,20 @@ class Logs(Result):
     def __str__(self) -> str:
         """The lines, with control characters made visible."""
         return "\n".join(render.plain(line) for line in self.lines)
+
+
+def _usage_cell(usage: Usage | None, column: str) -> str:
+    """A cell of one of the columns of `ps --usage`."""
+    if usage is None:
+        return render.UNKNOWN
+    if column == "memory":
+        return render.mib_text(usage.memory_mib)
+    if column == "GPU memory":
+        return render.mib_text(usage.gpu_memory_mib)
+    value = usage.cpus if column == "CPU" else usage.tokens_per_s
+    if value is None:
+        return render.UNKNOWN
+    return f"{value:.2f}" if column == "CPU" else f"{value:.0f}"
 
 
 def _seconds(value: float) -> str:

@@ -15,11 +15,11 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llmlab.backends.docker_streams import ExecStream, StatsStream
 from llmlab.errors import (
     BackendError,
     DaemonError,
@@ -59,27 +59,6 @@ def connect() -> DockerApi:
         if key not in _clients:
             _clients[key] = DockerApi()
         return _clients[key]
-
-
-@dataclass(frozen=True, slots=True)
-class ExecStream:
-    """Standard input and output of a program that was run in a container.
-
-    Attributes:
-        socket: The connection to the engine. Output comes in its frames.
-        response: What owns the connection.
-    """
-
-    socket: socket.socket
-    response: Any
-
-    def close(self) -> None:
-        """Close it, for a forked child that has inherited it as well."""
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        with suppress(OSError):
-            self.socket.close()
-        self.response.close()
 
 
 class DockerApi:
@@ -328,6 +307,20 @@ class DockerApi:
                 yield stream
             finally:
                 opened.close()
+
+    def stats(self, container_id: str) -> StatsStream:
+        """What the engine counts of a container, about once a second, until it is removed.
+
+        Raises:
+            BackendError: If the engine refuses, or the container is gone.
+        """
+        with self._calls():
+            # The library's own call keeps the connection to itself, which must be closed while it is read.
+            url = self._api._url("/containers/{0}/stats", container_id)  # noqa: SLF001 - as said
+            response = self._api._get(url, params={"stream": True}, stream=True)  # noqa: SLF001 - as said
+            raw = self._api._get_raw_response_socket(response)  # noqa: SLF001 - as said
+            found = self._api._stream_helper(response, decode=True)  # noqa: SLF001 - as said
+            return StatsStream(found, ExecStream(getattr(raw, "_sock", raw), response))
 
     def _socket_path(self) -> str:
         adapter = self._api.get_adapter(self._api.base_url)

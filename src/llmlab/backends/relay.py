@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from llmlab.backends import docker_api
+from llmlab.backends.docker_streams import ExecStream
 from llmlab.errors import LabError
 
 PROGRAM = "/llmlab/relay"
@@ -37,11 +38,11 @@ class _Pool:
     container_id: str
     command: Sequence[str]
     guard: threading.Lock = field(default_factory=threading.Lock)
-    idle: list[tuple[float, docker_api.ExecStream]] = field(default_factory=list)
+    idle: list[tuple[float, ExecStream]] = field(default_factory=list)
     opening: int = 0
     closed: bool = False
 
-    def take(self) -> docker_api.ExecStream:
+    def take(self) -> ExecStream:
         found = None
         with self.guard:
             while self.idle and found is None:
@@ -56,7 +57,7 @@ class _Pool:
             threading.Thread(target=self._fill, name="llmlab relay", daemon=True).start()
         return found or self.open()
 
-    def open(self) -> docker_api.ExecStream:
+    def open(self) -> ExecStream:
         return docker_api.connect().exec_stream(self.container_id, self.command)
 
     def _fill(self) -> None:
@@ -121,14 +122,14 @@ def _forget_all() -> None:
             forget(container_id)
 
 
-def _has_ended(stream: docker_api.ExecStream) -> bool:
+def _has_ended(stream: ExecStream) -> bool:
     """Whether a relay that has not been asked anything says something: only its end can be that."""
     poll = select.poll()
     poll.register(stream.socket, select.POLLIN)
     return bool(poll.poll(0))
 
 
-def _pump(near: socket.socket, stream: docker_api.ExecStream) -> None:
+def _pump(near: socket.socket, stream: ExecStream) -> None:
     """Pass bytes on in both directions until one side ends."""
     try:
         with near:

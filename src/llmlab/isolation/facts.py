@@ -8,46 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmlab.isolation.cgroups import Groups
+from llmlab.isolation.procfs import MountPoint, mount_points, read
+
+__all__ = ["NAMESPACES", "Capabilities", "Interface", "MountPoint", "ProcessFacts", "process_facts"]
+
 NAMESPACES = ("pid", "ipc", "uts", "mnt", "net", "cgroup")
-# A v1 control group writes "no limit" as the largest multiple of a page.
-_V1_UNLIMITED = 1 << 62
-_ESCAPE = re.compile(r"\\(\d{3})")
-
-
-@dataclass(frozen=True, slots=True)
-class MountPoint:
-    """One line of `mountinfo`.
-
-    Attributes:
-        target: Where it is mounted, as the process sees it.
-        kind: Type of the file system, such as "ext4" or "tmpfs".
-        root: What of that file system is mounted.
-        options: Options of the mount, such as "ro" and "nosuid".
-        superblock: Options of the file system, such as "size=65536k".
-    """
-
-    target: str
-    kind: str
-    root: str
-    options: frozenset[str]
-    superblock: frozenset[str] = frozenset()
-
-    @property
-    def read_only(self) -> bool:
-        """Whether nothing can be written through it."""
-        return "ro" in self.options
-
-    @property
-    def size_bytes(self) -> int | None:
-        """The size that a tmpfs was given."""
-        found = next((o for o in self.superblock if o.startswith("size=")), "")
-        match = re.fullmatch(r"size=(\d+)([kmg]?)", found)
-        return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2]] if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +122,11 @@ def process_facts(pid: int | None) -> ProcessFacts:
     if not pid:
         return ProcessFacts()
     folder = Path(f"/proc/{pid}")
-    status = dict(re.findall(r"^(\w+):[ \t]*(.*)$", _read(folder / "status") or "", re.MULTILINE))
+    status = dict(re.findall(r"^(\w+):[ \t]*(.*)$", read(folder / "status") or "", re.MULTILINE))
     if not status:
         return ProcessFacts()
-    memory, swap = _memory(pid)
+    groups = Groups(pid)
+    memory, swap = _memory(groups)
     return ProcessFacts(
         uids=_numbers(status.get("Uid")),
         gids=_numbers(status.get("Gid")),
@@ -167,13 +138,13 @@ def process_facts(pid: int | None) -> ProcessFacts:
         seccomp=int(status["Seccomp"]) if "Seccomp" in status else None,
         seccomp_filters=int(status["Seccomp_filters"]) if "Seccomp_filters" in status else None,
         interfaces=_interfaces(folder / "net" / "dev"),
-        mounts=_mounts(_read(folder / "mountinfo")),
+        mounts=mount_points(folder),
         own_namespaces=_own_namespaces(folder / "ns"),
         open_files=_open_files(folder / "limits"),
         memory_bytes=memory,
         swap_bytes=swap,
-        cpus=_cpus(pid),
-        pids=_least(pid, "pids", "pids.max", "pids.max"),
+        cpus=groups.cpus(),
+        pids=groups.least("pids", "pids.max", "pids.max"),
         label=_label(folder / "attr" / "current"),
         gpu_nodes=_gpu_nodes(folder / "root" / "dev"),
     )
@@ -188,7 +159,7 @@ def _capabilities(status: dict[str, str]) -> Capabilities | None:
 
 
 def _interfaces(path: Path) -> tuple[Interface, ...] | None:
-    text = _read(path)
+    text = read(path)
     if text is None:
         return None
     found = []
@@ -196,27 +167,6 @@ def _interfaces(path: Path) -> tuple[Interface, ...] | None:
         # Eight columns of what came in, then eight of what went out.
         figures = [int(figure) for figure in counters.split()]
         found.append(Interface(name, figures[0], figures[1], figures[8], figures[9]))
-    return tuple(found)
-
-
-def _mounts(text: str | None) -> tuple[MountPoint, ...] | None:
-    if text is None:
-        return None
-    found = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, rest = before.split(" "), after.split(" ")
-        if len(fields) < 6 or len(rest) < 3:  # noqa: PLR2004 - columns of the kernel's format
-            continue
-        found.append(
-            MountPoint(
-                target=_unescaped(fields[4]),
-                kind=rest[0],
-                root=_unescaped(fields[3]),
-                options=frozenset(fields[5].split(",")),
-                superblock=frozenset(rest[2].split(",")),
-            )
-        )
     return tuple(found)
 
 
@@ -230,7 +180,7 @@ def _own_namespaces(folder: Path) -> dict[str, bool] | None:
 
 
 def _open_files(path: Path) -> float | None:
-    match = re.search(r"^Max open files\s+\S+\s+(\S+)", _read(path) or "", re.MULTILINE)
+    match = re.search(r"^Max open files\s+\S+\s+(\S+)", read(path) or "", re.MULTILINE)
     return (math.inf if match[1] == "unlimited" else int(match[1])) if match else None
 
 
@@ -253,68 +203,13 @@ def _gpu_nodes(folder: Path) -> tuple[str, ...] | None:
     return tuple(found)
 
 
-# Control groups
-
-
-def _memory(pid: int) -> tuple[float | None, float | None]:
+def _memory(groups: Groups) -> tuple[float | None, float | None]:
     """Memory, and swap beyond it, that the control groups allow."""
-    memory = _least(pid, "memory", "memory.limit_in_bytes", "memory.max")
-    both = _least(pid, "memory", "memory.memsw.limit_in_bytes", "")
+    memory = groups.least("memory", "memory.limit_in_bytes", "memory.max")
+    both = groups.least("memory", "memory.memsw.limit_in_bytes", "")
     if both is not None and memory is not None:
         return memory, math.inf if math.isinf(both) else both - memory
-    return memory, _least(pid, "memory", "", "memory.swap.max")
-
-
-def _cpus(pid: int) -> float | None:
-    found: list[float] = []
-    for version, folder in _groups(pid, "cpu"):
-        if version == 1:
-            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-        else:
-            quota, _, period = (_read(folder / "cpu.max") or "").strip().partition(" ")
-        if not quota or not period:
-            continue
-        unlimited = quota.strip() in {"max", "-1"}
-        found.append(math.inf if unlimited else int(quota) / int(period))
-    return min(found, default=None)
-
-
-def _least(pid: int, controller: str, v1: str, v2: str) -> float | None:
-    """The tightest limit on the way up from a process's group: that one is in force."""
-    found: list[float] = []
-    for version, folder in _groups(pid, controller):
-        name = v1 if version == 1 else v2
-        text = (_read(folder / name) or "").strip() if name else ""
-        if text == "max" or (text.isdigit() and int(text) >= _V1_UNLIMITED):
-            found.append(math.inf)
-        elif text.isdigit():
-            found.append(int(text))
-    return min(found, default=None)
-
-
-def _groups(pid: int, controller: str) -> Iterator[tuple[int, Path]]:
-    """Directories of a process's control group and those above it: (version, directory)."""
-    lines = [line.split(":", 2) for line in (_read(Path(f"/proc/{pid}/cgroup")) or "").splitlines()]
-    named = {name: path for _, names, path in lines for name in names.split(",")}
-    version = 1 if controller in named else 2
-    path = named.get(controller if version == 1 else "")
-    if path is None:
-        return
-    for mount in _mounts(_read(Path("/proc/self/mountinfo"))) or ():
-        ours = mount.kind == "cgroup" and controller in mount.superblock
-        if not (ours if version == 1 else mount.kind == "cgroup2"):
-            continue
-        # In a container, what is mounted begins further down; above it nothing can be seen.
-        base = mount.root.rstrip("/")
-        if not f"{path}/".startswith(f"{base}/") or ".." in path:
-            continue
-        top = Path(mount.target)
-        folder = top / path[len(base) :].lstrip("/")
-        yield version, folder
-        while folder != top:
-            folder = folder.parent
-            yield version, folder
-        return
+    return memory, groups.least("memory", "", "memory.swap.max")
 
 
 def _mapped(mapping: tuple[tuple[int, int, int], ...] | None, outside: int) -> int | None:
@@ -325,7 +220,7 @@ def _mapped(mapping: tuple[tuple[int, int, int], ...] | None, outside: int) -> i
 
 
 def _id_map(path: Path) -> tuple[tuple[int, int, int], ...] | None:
-    text = _read(path)
+    text = read(path)
     if text is None:
         return None
     lines = [[int(word) for word in line.split()] for line in text.splitlines()]
@@ -334,15 +229,3 @@ def _id_map(path: Path) -> tuple[tuple[int, int, int], ...] | None:
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
     return None if text is None else tuple(int(word) for word in text.split())
-
-
-def _unescaped(text: str) -> str:
-    """The kernel writes spaces and the like as three octal digits."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None

@@ -6,12 +6,14 @@ parser, help and completion are derived from them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, cast
 
 from llmlab.arguments import Arg
 from llmlab.errors import UsageError
 from llmlab.lab import dry_run as dry
 from llmlab.lab import launch, registry
+from llmlab.lab import usage as measured
 from llmlab.lab.planning import Wish
 from llmlab.lab.server import Server, check_timeout
 from llmlab.profiles import Network, ProfileName, Transport
@@ -174,13 +176,19 @@ def stop(
     return Stopped(names=(record.name,) if registry.stop(record, grace_s=grace_s) else ())
 
 
-def ps() -> ServerList:
+def ps(*, usage: bool = False) -> ServerList:
     """List your servers, newest first, whoever started them.
 
     Servers whose notebook server or script has ended are removed first.
+
+    Args:
+        usage: Add what each takes now: CPU, memory, tokens/s; takes half a second.
     """
     registry.sweep()
-    return ServerList(tuple(registry.status(record) for record in registry.find_all()))
+    records = registry.find_all()
+    rows = [registry.status(record) for record in records]
+    taken = measured.of(records) if usage else {}
+    return ServerList(tuple(replace(row, usage=taken.get(row.name)) for row in rows))
 
 
 def inspect(name: Annotated[str | None, Arg(completes="server")] = None) -> Inspection:

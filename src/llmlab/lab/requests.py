@@ -8,6 +8,7 @@ all processes of a machine share.
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,26 +50,39 @@ def note(record: Record, began: float, answer: Answer) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-def between(record: Record, begin: float, end: float) -> tuple[Band, ...]:
-    """The requests that were under way in a span of time and have ended since.
+class Reader:
+    """Reads what was asked of a server, as it is written down.
 
     Args:
         record: The server.
-        begin: `time.monotonic()`; it is 0 s of the bands.
-        end: `time.monotonic()`.
     """
-    found = []
-    try:
-        lines = _path(record).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ()
-    for line in lines:
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
-            data = json.loads(line)
-            band = band_from_dict({**data, "subject": record.name, "began_s": data["began"] - begin})
-            if band.began_s < end - begin and band.began_s + band.total_s > 0:
-                found.append(band)
-    return tuple(found)
+
+    def __init__(self, record: Record) -> None:
+        self._subject = record.name
+        self._path = _path(record)
+        self._read = 0
+
+    def news(self) -> list[Band]:
+        """What was written down since the last time, from the oldest on.
+
+        Their `began_s` is `time.monotonic()`. What is no request is passed over.
+        """
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read:
+                    self._read = 0  # it was begun anew
+                file.seek(self._read)
+                # A line that is just being written is for the next time.
+                whole, end, _ = file.read(_LONG_BYTES * 2).rpartition(b"\n")
+        except OSError:
+            return []
+        self._read += len(whole) + len(end)
+        found = []
+        for line in whole.decode("utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError, RecursionError, AttributeError):
+                data = json.loads(line)
+                found.append(band_from_dict({**data, "subject": self._subject, "began_s": data["began"]}))
+        return found
 
 
 def _path(record: Record) -> Path:

@@ -6,52 +6,66 @@ as soon as it is imported.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timezone
+from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, overload
 
-from llmlab import machine
 from llmlab.arguments import Arg
 from llmlab.errors import UsageError
-from llmlab.lab import registry, requests
-from llmlab.monitoring import sources, views
-from llmlab.monitoring.results import Monitoring
+from llmlab.lab import registry
+from llmlab.monitoring.results import Monitoring, Seen
+from llmlab.monitoring.watch import Watch
 from llmlab.reporting import reporter
-from llmlab.specs import Record
 from llmlab.telemetry import recording
-from llmlab.telemetry.recording import Recording
-from llmlab.telemetry.sampler import Sampler
 
-__all__ = ["Monitoring", "monitor"]
+__all__ = ["Monitoring", "Seen", "Watch", "monitor"]
 
 _MOST_HZ, _MOST_S = 20.0, 3600.0
-_TICK_S, _SHOWN_EVERY_S = 0.05, 0.5
+_EXAMPLE = "example"
 
 
+@overload
+def monitor(
+    name: str | None = ..., *, hz: float = ..., save: str | None = ..., compact: bool = ...
+) -> Watch: ...
+@overload
+def monitor(
+    name: str | None = ...,
+    *,
+    for_s: float,
+    hz: float = ...,
+    save: str | None = ...,
+    compact: bool = ...,
+) -> Monitoring: ...
+@overload
+def monitor(*, replay: str) -> Monitoring: ...
 def monitor(
     name: Annotated[str | None, Arg(completes="server")] = None,
     *,
-    for_s: float = 10.0,
+    for_s: float | None = None,
     hz: float = 2.0,
     save: Annotated[str | None, Arg(metavar="FILE", completes="path")] = None,
     replay: Annotated[str | None, Arg(metavar="FILE", completes="path")] = None,
-) -> Monitoring:
-    """Watch for a while what servers take of this machine: CPU, memory, GPU, tokens.
+    compact: bool = False,
+) -> Watch | Monitoring:
+    """Watch what servers take of this machine: CPU, memory, GPU, tokens; live.
 
-    What cannot be seen is unknown, never 0. Ctrl-C ends it early and shows what
-    was seen until then.
+    What cannot be seen is unknown, never 0. In a notebook the charts go on while
+    other cells run, until their Stop button, `stop()` on what is returned, or the
+    end of the server; then a picture stays. In a terminal, Ctrl-C ends it.
 
     Args:
-        name: The server. Unset: all that run.
-        for_s: How long, in seconds.
+        name: The server. Unset: all that there are or will be.
+        for_s: Wait for so many seconds, then stop. Unset: go on until stopped.
         hz: Looks per second.
-        save: Write what was seen into this file, to be replayed.
-        replay: Show what is in such a file, in place of this machine.
+        save: Write what was seen into this file when it is over, to be replayed.
+        replay: Show what is in such a file, in place of this machine; "example" is one that comes with llmlab.
+        compact: In a notebook, show a line for each server.
+
+    Returns:
+        What was seen, if `for_s` or `replay` is given; else what is being seen, with
+        `stop()`.
 
     Raises:
         UsageError: No such server or recording, or a time that cannot be.
@@ -59,56 +73,33 @@ def monitor(
     """
     if replay is not None:
         return _replayed(replay)
-    if not 0 < for_s <= _MOST_S:
+    if for_s is not None and not 0 < for_s <= _MOST_S:
         raise UsageError(f"for is {for_s:g}", hint="it must be more than 0 s, and at most 3600 s")
     if not 0 < hz <= _MOST_HZ:
         raise UsageError(f"hz is {hz:g}", hint=f"it must be more than 0, and at most {_MOST_HZ:g} per second")
-    records = registry.find_all() if name is None else [registry.select(name)]
+    names = None if name is None else [registry.select(name).name]
+    path = None if save is None else recording.writable(Path(save).expanduser())
     report = reporter()
-    report.begin(f"monitor {name or 'all servers'}", ("watch",))
-    report.stage("watch", f"for {for_s:g} s; Ctrl-C ends it")
-    failed = True
+    watch = Watch(names, hz=hz, kept_s=for_s, save=path, compact=compact)
     try:
-        seen = _watched(records, for_s, hz)
-        failed = False
-    finally:
-        report.end(failed=failed)
-    return seen if save is None else seen.save(save)
-
-
-def _watched(records: Sequence[Record], for_s: float, hz: float) -> Monitoring:
-    """Look until the time is over, or Ctrl-C."""
-    found = sources.of(records)
-    began, wall = time.monotonic(), datetime.now(timezone.utc)
-    sampler = Sampler(found, hz=hz, capacity=math.ceil(for_s * hz) + 2)
-    shown = began
-    with sampler, suppress(KeyboardInterrupt):
-        while (left := began + for_s - time.monotonic()) > 0:
-            # In small steps, so that Ctrl-C is heard.
-            time.sleep(min(left, _TICK_S))
-            if (now := time.monotonic()) - shown >= _SHOWN_EVERY_S:
-                shown = now
-                reporter().stage("watch", views.live(sampler.latest()))
-    here, first = machine.look(), sampler.history.began
-    end = time.monotonic()
-    bands = [requests.between(record, began if first is None else first, end) for record in records]
-    recorded = Recording(
-        began=wall.isoformat(timespec="seconds"),
-        machine={"cpu": here.cpu, "cpus": here.cpus, "memory_mib": here.total_mib},
-        series=sampler.series(),
-        requests=tuple(band for each in bands for band in each),
-    )
-    return Monitoring(recorded=recorded, seconds=end - began, missed=sampler.missed)
+        report.watching(watch)
+    except BaseException:
+        watch.stop()
+        raise
+    return watch if for_s is None else watch.follow(for_s, report.looked)
 
 
 def _replayed(path: str) -> Monitoring:
-    found = recording.read(Path(path).expanduser())
+    if path == _EXAMPLE:
+        with resources.as_file(resources.files(__name__) / "example.jsonl.gz") as file:
+            found = recording.read(file)
+    else:
+        found = recording.read(Path(path).expanduser())
     times = found.series[0].times_s if found.series else ()
     # A metric of which nothing was known has no chart.
     kept = tuple(each for each in found.series if each.known)
-    seconds = times[-1] - times[0] if times else 0.0
     return Monitoring(
         recorded=replace(found, series=kept),
-        seconds=seconds,
+        seconds=times[-1] - times[0] if times else 0.0,
         replayed=path,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,34 +17,25 @@ from llmlab.telemetry.history import Series
 from llmlab.telemetry.recording import Recording
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Monitoring(Result):
-    """What was measured over a while; a replay says that it is one.
+class Seen(Result):
+    """What has been seen, be it that it still goes on or that it is over."""
 
-    Attributes:
-        recorded: The series, when and on which machine they were taken.
-        seconds: How long it was looked.
-        missed: Looks that were left out because the machine was too busy.
-        replayed: The file that it was read from, or None for what was seen just now.
-    """
-
-    recorded: Recording
-    seconds: float
-    missed: int = 0
-    replayed: str | None = None
+    @abstractmethod
+    def snapshot(self) -> Monitoring:
+        """What has been seen until now, as a value that stays as it is."""
 
     @property
     def series(self) -> tuple[Series, ...]:
         """All series of which something is known."""
-        return self.recorded.series
+        return self.snapshot().recorded.series
 
     @property
     def requests(self) -> tuple[Band, ...]:
         """What was asked meanwhile, by whoever asked through llmlab on this machine."""
-        return self.recorded.requests
+        return self.snapshot().recorded.requests
 
     def __iter__(self) -> Iterator[Series]:
-        """The series, those of the machine first."""
+        """The series, those of a subject one after the other."""
         return iter(self.series)
 
     def __getitem__(self, key: tuple[str, str]) -> Series:
@@ -59,19 +51,22 @@ class Monitoring(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON data; unknown is null."""
+        seen = self.snapshot()
         return {
-            "began": self.recorded.began,
-            "machine": dict(self.recorded.machine),
-            "notes": list(self.recorded.notes),
-            "seconds": self.seconds,
-            "missed": self.missed,
-            "replayed": self.replayed,
-            "times_s": list(self.series[0].times_s) if self.series else [],
+            "began": seen.recorded.began,
+            "machine": dict(seen.recorded.machine),
+            "notes": list(seen.recorded.notes),
+            "seconds": seen.seconds,
+            "missed": seen.missed,
+            "replayed": seen.replayed,
+            "times_s": list(seen.series[0].times_s) if seen.series else [],
             "series": [
-                {"subject": each.subject, **asdict(each.metric), "values": list(each.values)}
-                for each in self.series
+                {"subject": each.subject, **asdict(each.metric), "values": list(each.values)} for each in seen
             ],
-            "requests": [{**asdict(band), "queue_s": band.queue_s} for band in self.requests],
+            "requests": [
+                {**asdict(band), "queue_s": band.queue_s, "joules_per_token": band.joules_per_token}
+                for band in seen.requests
+            ],
         }
 
     def to_frame(self) -> Any:
@@ -84,9 +79,20 @@ class Monitoring(Result):
             import pandas as pd  # noqa: PLC0415 - not a dependency: for those who have it
         except ImportError as error:
             raise UsageError("a data frame needs pandas", hint="pip install pandas") from error
-        columns = {f"{each.subject} {each.metric.key}": list(each.values) for each in self.series}
-        times = list(self.series[0].times_s) if self.series else []
+        found = self.series
+        columns = {f"{each.subject} {each.metric.key}": list(each.values) for each in found}
+        times = list(found[0].times_s) if found else []
         return pd.DataFrame(columns, index=pd.Index(times, name="seconds"), dtype="float64")
+
+    def to_plotly(self) -> Any:
+        """A plotly figure, to be explored with the mouse: `plotly.graph_objects.Figure`.
+
+        Raises:
+            UsageError: If plotly is not installed.
+        """
+        from llmlab.monitoring import figure  # noqa: PLC0415 - only for who asks for it
+
+        return figure.figure(self.snapshot())
 
     def to_prometheus(self) -> str:
         """The newest known values in Prometheus' text format, for a dashboard."""
@@ -98,19 +104,42 @@ class Monitoring(Result):
         Raises:
             LabError: If it cannot be written.
         """
-        recording.write(self.recorded, Path(path).expanduser())
-        return self
+        seen = self.snapshot()
+        recording.write(seen.recorded, Path(path).expanduser())
+        return seen
 
     def only(self, subject: str) -> Monitoring:
         """The same with the series of one subject."""
-        kept = tuple(each for each in self.series if each.subject == subject)
-        asked = tuple(band for band in self.requests if band.subject == subject)
-        return replace(self, recorded=replace(self.recorded, series=kept, requests=asked))
+        seen = self.snapshot()
+        kept = tuple(each for each in seen.series if each.subject == subject)
+        asked = tuple(band for band in seen.requests if band.subject == subject)
+        return replace(seen, recorded=replace(seen.recorded, series=kept, requests=asked))
 
     def __str__(self) -> str:
         """A line for each series, with its course."""
-        return views.text(self)
+        return views.text(self.snapshot())
 
     def to_html(self) -> str:
-        """A card with a small chart for each series."""
-        return views.html(self)
+        """A card with the charts."""
+        return views.html(self.snapshot())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitoring(Seen):
+    """What was measured over a while; a replay says that it is one.
+
+    Attributes:
+        recorded: The series, when and on which machine they were taken.
+        seconds: How long it was looked.
+        missed: Looks that were left out because the machine was too busy.
+        replayed: The file that it was read from, or None for what was seen just now.
+    """
+
+    recorded: Recording
+    seconds: float
+    missed: int = 0
+    replayed: str | None = None
+
+    def snapshot(self) -> Monitoring:
+        """Itself."""
+        return self

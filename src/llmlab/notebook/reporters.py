@@ -13,11 +13,13 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from llmlab import render
-from llmlab.notebook import cards
+from llmlab.notebook import cards, watching
 from llmlab.reporting import Repainter, Reporter, Transfer
 
 if TYPE_CHECKING:
-    from llmlab.results import Answer
+    from llmlab.monitoring import Watch
+    from llmlab.monitoring.painting import Painting
+    from llmlab.results import Answer, Result
 
 _LOOK_S, _PIPE_S = 1.0, 15.0  # where lines cannot be written over: how often to look, and to print one
 
@@ -59,11 +61,11 @@ class ScreenReporter(Reporter):
     """What the notebook's and the terminal's reporter have in common.
 
     Attributes:
-        streamed: The last answer that was shown while it came in, and the
+        streamed: The last result that was shown while it came in, and the
             number of the execution that it was shown in.
     """
 
-    streamed: tuple[Answer | None, int] = (None, -1)
+    streamed: tuple[Result | None, int] = (None, -1)
 
     def announce(self, python: str) -> None:
         """The Python line that does what begins next."""
@@ -74,8 +76,11 @@ class ScreenReporter(Reporter):
 
     def answered(self, answer: Answer) -> None:
         """Remember what was shown, so that it is not shown twice."""
+        self._remember(answer)
+
+    def _remember(self, result: Result) -> None:
         shell = get_ipython()
-        self.streamed = (answer, shell.execution_count if shell else -1)
+        self.streamed = (result, shell.execution_count if shell else -1)
 
 
 class KernelReporter(ScreenReporter):
@@ -137,6 +142,17 @@ class KernelReporter(ScreenReporter):
         else:
             display(cards.note_bundle(message), raw=True)
 
+    def watching(self, watch: Watch) -> None:
+        """Show it live; what comes of it is shown in the same place."""
+        watching.show_live(watch)
+        self._remember(watch)
+
+        def over() -> None:
+            if self.streamed[0] is watch:
+                self._remember(watch.snapshot())
+
+        watch.when_over(over)
+
     def _show_progress(self) -> None:
         if self._active.output is not None:
             self._active.output.changed()
@@ -190,6 +206,7 @@ class TerminalReporter(ScreenReporter):
         self._thread = threading.current_thread()
         self._printed = 0.0
         self._transfer: tuple[Transfer, Repainter] | None = None
+        self._painting: Painting | None = None
 
     def announce(self, python: str) -> None:
         """Printed with the title of what begins next."""
@@ -223,6 +240,17 @@ class TerminalReporter(ScreenReporter):
         transfer, painter = self._transfer
         transfer.update(done, total)
         painter.changed()
+
+    def watching(self, watch: Watch) -> None:
+        """Painted in place while the verb waits for its end; beside other cells nothing can be."""
+        from llmlab.monitoring.painting import Painting  # noqa: PLC0415 - only this verb needs it
+
+        self._painting = Painting(watch, sys.stdout) if sys.stdout.isatty() else None
+
+    def looked(self, watch: Watch) -> None:  # noqa: ARG002 - it is the one that is painted
+        """Paint it again."""
+        if self._painting:
+            self._painting.looked()
 
     def end(self, *, failed: bool) -> None:
         """Print how it went."""

@@ -29,7 +29,18 @@ from llmlab.render.markup import (
     html_tag,
     html_text,
 )
-from llmlab.render.style import FONT, HATCHED, LINE, MUTED, ROW, STATE_COLOURS, Finding, Step
+from llmlab.render.style import (
+    FONT,
+    HATCHED,
+    LINE,
+    MUTED,
+    ROW,
+    SERIES_COLOURS,
+    SERIES_DASHES,
+    STATE_COLOURS,
+    Finding,
+    Step,
+)
 from llmlab.render.texts import (
     UNKNOWN,
     bundle,
@@ -54,6 +65,8 @@ __all__ = [
     "LINE",
     "MUTED",
     "ROW",
+    "SERIES_COLOURS",
+    "SERIES_DASHES",
     "STATE_COLOURS",
     "UNKNOWN",
     "Finding",

@@ -28,3 +28,10 @@ ACCENT = "var(--jp-brand-color1, #1976d2)"
 ROW = '<tr style="background:none">'
 FIGURES = "font-variant-numeric:tabular-nums;white-space:nowrap"
 SMALL = "font-size:var(--jp-ui-font-size1, 13px)"
+
+# Of several series in one chart. Each has at least three times the luminance of a dark page (#111) and a
+# third of a white one's, and they stay apart for those who see no red or no green.
+SERIES_COLOURS = ("#4b62e4", "#f3650e", "#01a962", "#a479fb", "#c11f68", "#546a09", "#9140ad", "#c06aa5")
+# Not as many as colours, so that the two together name forty series. Lengths in pixels,
+# for lines with round ends; "" is a whole line.
+SERIES_DASHES = ("", "6 5", "1 4", "9 5 1 5", "15 5")

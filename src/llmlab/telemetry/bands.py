@@ -21,6 +21,8 @@ class Band:
         tokens: Tokens that were written, as the engine counts.
         tokens_per_s: Rate at which they were written, by the engine's clock.
         outcome: "stop", "length", "interrupted", or what went wrong.
+        joules: Energy that was counted while it was under way; None if there is no figure.
+        energy_note: How that was counted, or why there is no figure; "" if nobody has looked.
     """
 
     subject: str
@@ -31,6 +33,8 @@ class Band:
     tokens: int | None = None
     tokens_per_s: float | None = None
     outcome: str = ""
+    joules: float | None = None
+    energy_note: str = ""
 
     @property
     def queue_s(self) -> float | None:
@@ -38,6 +42,11 @@ class Band:
         if self.ttft_s is None or self.prefill_s is None:
             return None
         return max(0.0, self.ttft_s - self.prefill_s)
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Joules divided by tokens; None if either is unknown, or no token was written."""
+        return per_token(self.joules, self.tokens)
 
 
 def band_from_dict(data: Mapping[str, Any]) -> Band:
@@ -56,7 +65,14 @@ def band_from_dict(data: Mapping[str, Any]) -> Band:
         tokens=None if tokens is None else int(tokens),
         tokens_per_s=optional_number(data.get("tokens_per_s")),
         outcome=str(data.get("outcome", "")),
+        joules=optional_number(data.get("joules")),
+        energy_note=str(data.get("energy_note") or ""),
     )
+
+
+def per_token(joules: float | None, tokens: int | None) -> float | None:
+    """Joules divided by tokens; None if either is unknown, or there is no token."""
+    return None if joules is None or tokens is None or tokens <= 0 else joules / tokens
 
 
 def number(value: Any) -> float:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmlab.isolation.cgroups import Groups
 from llmlab.telemetry.kernel_files import KernelFile
 from llmlab.telemetry.metrics import Metric, Rate
 
 _MIB = 1024 * 1024
-# A v1 control group writes "no limit" as the largest multiple of a page.
-_V1_UNLIMITED = 1 << 62
 # More digits than any counter of 64 bits has are no counter's.
 _DIGITS = rb"(\d{1,20})"
-_ESCAPE = re.compile(r"\\(\d{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,27 +99,24 @@ class CgroupSource:
     Args:
         subject: What it measures.
         pid: A process of the container's, as this machine counts.
-        root: Where control groups are mounted.
         proc: Where the kernel's files on processes are.
     """
 
-    def __init__(
-        self, subject: str, pid: int, root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")
-    ) -> None:
+    def __init__(self, subject: str, pid: int, proc: Path = Path("/proc")) -> None:
         self.subject = subject
-        membership = _Membership(pid, root, proc)
+        groups = Groups(pid, proc)
         self._files: dict[Path, KernelFile] = {}
         self._counters: dict[str, tuple[_Counter, Path]] = {}
         versions: dict[str, int] = {}
         for key, first in _COUNTERS[1].items():
-            version = membership.version(first.controller)
+            version = groups.version(first.controller)
             counter = _COUNTERS[version][key]
-            folders = membership.folders(counter.controller)
-            path = self._opened(folders[0], counter.files) if folders else None
-            if path:
+            if not groups.apart(counter.controller):
+                continue
+            if path := self._opened(groups.folders(counter.controller)[0], counter.files):
                 versions[key] = version
                 self._counters[key] = counter, path
-        self.metrics = _metrics(versions, membership)
+        self.metrics = _metrics(versions, groups)
         self._rates = {key: Rate() for key in ("cpu", "faults", "read", "written")}
         self._periods: tuple[float, float] | None = None
 
@@ -174,107 +169,24 @@ class CgroupSource:
         return 100 * held / passed if passed else 0.0
 
 
-class _Membership:
-    """Which control groups a process is in, and where their directories are."""
-
-    def __init__(self, pid: int, root: Path, proc: Path) -> None:
-        self._root = root
-        self._its = _paths(_text(proc / str(pid) / "cgroup"))
-        self._ours = _paths(_text(proc / "self" / "cgroup"))
-        self._mounted = _mounted(_text(proc / "self" / "mountinfo"))
-
-    def version(self, controller: str) -> int:
-        """1 if the controller has a hierarchy of its own, which takes it away from v2."""
-        return 1 if controller in self._its else 2
-
-    def folders(self, controller: str) -> list[Path]:
-        """The group's directory and those above it; none if it is not the process's own group."""
-        key = controller if self.version(controller) == 1 else ""
-        hierarchy, path = self._its.get(key, ("", ""))
-        top = self._top(hierarchy, key)
-        if top is None or not path.startswith("/"):
-            return []
-        # In a container, what is mounted begins further down.
-        base = self._mounted.get(str(top), "/").rstrip("/")
-        below = [part for part in path[len(base) :].split("/") if part]
-        if not below or ".." in below or not f"{path}/".startswith(f"{base}/"):
-            return []
-        if f"{self._ours.get(key, ('', ''))[1]}/".startswith(f"{path}/"):
-            return []
-        return [top.joinpath(*below[:depth]) for depth in range(len(below), -1, -1)]
-
-    def least(self, controller: str, v1: str, v2: str) -> float | None:
-        """The tightest limit on the way up, which is the one in force; None without any."""
-        name = v1 if self.version(controller) == 1 else v2
-        texts = [_text(folder / name).strip() for folder in self.folders(controller)]
-        numbers = [int(text) for text in texts if re.fullmatch(r"[0-9]{1,20}", text)]
-        return min((float(number) for number in numbers if number < _V1_UNLIMITED), default=None)
-
-    def quota(self) -> float | None:
-        """CPU time per second of wall time that the group may have; None without a limit."""
-        found = []
-        for folder in self.folders("cpu"):
-            if self.version("cpu") == 1:
-                quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
-            else:
-                quota, _, period = _text(folder / "cpu.max").partition(" ")
-            # No limit is -1 in v1 and "max" in v2.
-            both = [text.strip() for text in (quota, period)]
-            if all(re.fullmatch(r"[1-9][0-9]{0,19}", text) for text in both):
-                found.append(int(both[0]) / int(both[1]))
-        return min(found, default=None)
-
-    def _top(self, hierarchy: str, controller: str) -> Path | None:
-        """Where a hierarchy is mounted."""
-        if controller:
-            # Two controllers may share a hierarchy, with a link for each of their names.
-            candidates = [self._root / hierarchy, self._root / controller]
-        elif _text(self._root / "cgroup.controllers", missing="none") == "none":
-            candidates = [self._root / "unified"]
-        else:
-            candidates = [self._root]
-        for path in candidates:
-            with suppress(OSError, ValueError, RuntimeError):
-                return path.resolve(strict=True)
-        return None
-
-
-def _paths(text: str) -> dict[str, tuple[str, str]]:
-    """From /proc/<pid>/cgroup: controller, "" for v2 → (all that share its hierarchy, path)."""
-    lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") > 1]
-    return {name: (names, path) for _, names, path in lines for name in names.split(",")}
-
-
-def _mounted(text: str) -> dict[str, str]:
-    """From mountinfo: where control groups are mounted → what of their hierarchy."""
-    found = {}
-    for line in text.splitlines():
-        before, _, kind = line.partition(" - ")
-        fields = before.split(" ")
-        if kind.startswith("cgroup") and len(fields) > 4:  # noqa: PLR2004 - columns of the kernel's format
-            found[_unescaped(fields[4])] = _unescaped(fields[3])
-    return found
-
-
-def _unescaped(text: str) -> str:
-    """The kernel writes spaces and the like as three octal digits."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
-
-
-def _text(path: Path, missing: str = "") -> str:
-    with suppress(OSError, ValueError):
-        return path.read_text(encoding="utf-8", errors="replace")
-    return missing
-
-
 def _less(all_of_it: float | None, part: float | None) -> float | None:
     if all_of_it is None or part is None or part > all_of_it:
         return None
     return all_of_it - part
 
 
-def _mib(size: float | None) -> float | None:
-    return None if size is None else size / _MIB
+def _most(groups: Groups) -> dict[str, float | None]:
+    """What the metrics cannot exceed, where there is a limit on the container alone."""
+    memory = groups.least("memory", "memory.limit_in_bytes", "memory.max")
+    found = {
+        "cpu": ("cpu", groups.cpus()),
+        "memory": ("memory", None if memory is None else memory / _MIB),
+        "processes": ("pids", groups.least("pids", "pids.max", "pids.max")),
+    }
+    return {
+        key: None if limit is None or math.isinf(limit) or not groups.apart(controller) else limit
+        for key, (controller, limit) in found.items()
+    }
 
 
 _METHODS = {
@@ -331,13 +243,8 @@ _TITLES = (
 )
 
 
-def _metrics(versions: Mapping[str, int], membership: _Membership) -> tuple[Metric, ...]:
-    most = {
-        "cpu": membership.quota(),
-        "throttled": 100.0,
-        "memory": _mib(membership.least("memory", "memory.limit_in_bytes", "memory.max")),
-        "processes": membership.least("pids", "pids.max", "pids.max"),
-    }
+def _metrics(versions: Mapping[str, int], groups: Groups) -> tuple[Metric, ...]:
+    most = {"throttled": 100.0, **_most(groups)}
     return tuple(
         Metric(
             key=key,

@@ -22,6 +22,8 @@ class Metric:
         interval_s: How often the value behind it changes, in seconds; None if each
             look is a new one. Looking more often shows the same value again.
         most: What it cannot exceed, such as a limit; None where there is no such thing.
+        error: How far such sensors were found to be off, as shares of the value, below and
+            above it: (0.13, 0.08) is from −13 % to +8 %. None where nothing is known of it.
     """
 
     key: str
@@ -30,6 +32,7 @@ class Metric:
     method: str
     interval_s: float | None = None
     most: float | None = None
+    error: tuple[float, float] | None = None
 
 
 class Source(Protocol):

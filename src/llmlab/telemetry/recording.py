@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import LabError, UsageError
-from llmlab.telemetry.bands import Band, band_from_dict, optional_number
+from llmlab.telemetry.bands import Band, band_from_dict, number, optional_number
 from llmlab.telemetry.history import Series
 from llmlab.telemetry.metrics import Metric
 
@@ -53,16 +53,8 @@ class Recording:
     notes: tuple[str, ...] = ()
 
 
-def write(recording: Recording, path: Path) -> None:
-    """Write a recording; a file of that name is replaced when it is complete.
-
-    Args:
-        recording: What to write.
-        path: The file.
-
-    Raises:
-        LabError: If it cannot be written.
-    """
+def packed(recording: Recording) -> bytes:
+    """A recording as it stands in a file."""
     head = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -73,19 +65,49 @@ def write(recording: Recording, path: Path) -> None:
         "requests": [asdict(band) for band in recording.requests],
     }
     times = recording.series[0].times_s if recording.series else ()
+    rows = zip(times, *(each.values for each in recording.series), strict=True)
+    lines = [json.dumps(head), *(json.dumps([_rounded(value) for value in row]) for row in rows)]
+    # The same series make the same file, whenever it is written.
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+
+
+def writable(path: Path) -> Path:
+    """The path, if a recording can be written there, as far as can be told beforehand.
+
+    Raises:
+        LabError: If it cannot.
+    """
+    if path.is_dir():
+        raise _not_written(path, "it is a directory")
+    if not os.access(path.parent, os.W_OK):
+        raise _not_written(path, "there is no such directory, or it is not yours")
+    return path
+
+
+def write(recording: Recording, path: Path) -> None:
+    """Write a recording; a file of that name is replaced when it is complete.
+
+    Args:
+        recording: What to write.
+        path: The file.
+
+    Raises:
+        LabError: If it cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with gzip.open(draft, "wt", encoding="utf-8") as file:
-            file.write(json.dumps(head) + "\n")
-            for row in zip(times, *(each.values for each in recording.series), strict=True):
-                file.write(json.dumps([_rounded(value) for value in row]) + "\n")
+        draft.write_bytes(packed(recording))
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise LabError(
-            f"the recording {path} cannot be written: {error.strerror or error}",
-            hint="name a file in a directory of yours: --save run.jsonl.gz",
-        ) from error
+        raise _not_written(path, error.strerror or str(error)) from error
+
+
+def _not_written(path: Path, why: str) -> LabError:
+    return LabError(
+        f"the recording {path} cannot be written: {why}",
+        hint="name a file in a directory of yours: --save run.jsonl.gz",
+    )
 
 
 def read(path: Path) -> Recording:
@@ -113,7 +135,7 @@ def read(path: Path) -> Recording:
         metrics = [(str(each["subject"]), _metric(each)) for each in head["metrics"]]
         began, machine, notes = str(head["began"]), dict(head["machine"]), tuple(map(str, head["notes"]))
         bands = tuple(band_from_dict(each) for each in head["requests"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise _no_recording(path) from error
     rows = []
     for line in lines[1:]:
@@ -125,8 +147,8 @@ def read(path: Path) -> Recording:
     columns: Sequence[tuple[float | None, ...]] = list(zip(*rows, strict=True)) or [()] * (len(metrics) + 1)
     times = tuple(value or 0.0 for value in columns[0])
     series = (
-        Series(subject=subject, metric=metric, times_s=times, values=columns[number])
-        for number, (subject, metric) in enumerate(metrics, start=1)
+        Series(subject=subject, metric=metric, times_s=times, values=columns[column])
+        for column, (subject, metric) in enumerate(metrics, start=1)
     )
     if not whole:
         notes = (*notes, f"its end is missing or damaged: {len(rows)} looks could be read")
@@ -136,7 +158,16 @@ def read(path: Path) -> Recording:
 def _metric(data: Mapping[str, Any]) -> Metric:
     key, title, unit, method = (str(data[name]) for name in ("key", "title", "unit", "method"))
     interval_s, most = (optional_number(data.get(name)) for name in ("interval_s", "most"))
-    return Metric(key=key, title=title, unit=unit, method=method, interval_s=interval_s, most=most)
+    error = data.get("error")
+    return Metric(
+        key=key,
+        title=title,
+        unit=unit,
+        method=method,
+        interval_s=interval_s,
+        most=most,
+        error=None if error is None else (number(error[0]), number(error[1])),
+    )
 
 
 def _lines(path: Path) -> tuple[list[str], bool]:
