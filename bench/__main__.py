@@ -13,6 +13,7 @@ from bench import (
     fitting,
     headers,
     imports,
+    live,
     sampling,
     starting,
     streaming,
@@ -31,6 +32,7 @@ _ALL = {
     "transports": transports.run,
     "auditing": auditing.run,
     "sampling": sampling.run,
+    "live": live.run,
 }
 _CONTAINERS = {"starting", "transports", "auditing"}
 

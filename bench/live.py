@@ -24,17 +24,21 @@ _SECONDS = int(os.environ.get("LLMLAB_BENCH_LIVE_S", "40"))
 _LOOKS = int(os.environ.get("LLMLAB_BENCH_LIVE_LOOKS", "7200"))
 _COUNT = 3
 
-_OURS = """
-watches = [llmlab.monitor("bench", hz={hz}) for _ in range({count})]
-"""
-_FIGURES = """
+# What each side has imported and made before its clock starts, and what is on the clock.
+_OURS = (
+    "import llmlab.monitoring, llmlab.notebook.live",
+    'watches = [llmlab.monitor("bench", hz={hz}) for _ in range({count})]',
+)
+_FIGURES = (
+    """
 import threading, time, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from llmlab.monitoring.panels import panels
 from llmlab.reporting import Reporter, reporting_to
 with reporting_to(Reporter()):
     watch = llmlab.monitor("bench", hz={hz})
-time.sleep(1)
+watches = [watch]
+time.sleep(2)
 shown = [panel for panel in panels(watch.known()) if panel.first]
 keys = [key for panel in shown for key in panel.rows]
 def figure():
@@ -45,7 +49,6 @@ def figure():
             made.add_scatter(x=[], y=[], name=key[0], row=number // 2 + 1, col=number % 2 + 1)
     made.update_layout(height=160 * ((len(shown) + 1) // 2))
     return made
-figures = [figure() for _ in range({count})]
 def feed():
     looks = 0
     while watch.running:
@@ -55,23 +58,28 @@ def feed():
             with made.batch_update():
                 for trace, column in zip(made.data, columns):
                     trace.x, trace.y = times, column
+""",
+    """
+figures = [figure() for _ in range({count})]
 threading.Thread(target=feed, daemon=True).start()
 display(*figures)
-"""
+""",
+)
 _CELLS = """
 import json, os, llmlab
 %load_ext llmlab
+{before}
 ---
 {show}
 ---
-time_before = os.times(); rss = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-print(json.dumps([time_before.user + time_before.system, rss]))
+used = os.times(); rss = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+print(json.dumps([used.user + used.system, rss]))
 ---
-time_after = os.times(); rss = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-print(json.dumps([time_after.user + time_after.system, rss]))
+used = os.times(); rss = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+print(json.dumps([used.user + used.system, rss]))
 ---
-for each in list(globals().get("watches", [])) + [globals().get("watch")]:
-    if each is not None: each.stop()
+for each in watches:
+    each.stop()
 """
 # Frames, tasks over 50 ms, and when there was first something to see.
 _OBSERVE = """() => {
@@ -107,7 +115,7 @@ def run() -> dict[str, Any]:
     with llmlab.start("tiny", name="bench", backend="native"):
         for count in (1, _COUNT):
             for side, show in (("llmlab", _OURS), ("FigureWidget", _FIGURES)):
-                cells = show.format(hz=_HZ, count=count, window=_WINDOW)
+                cells = _filled(show, hz=_HZ, count=count)
                 found[f"{side} x {count}"] = _measured(browser, side, cells, seconds=_SECONDS)
         for count in (1, _COUNT):
             ours, theirs = found[f"llmlab x {count}"], found[f"FigureWidget x {count}"]
@@ -118,14 +126,17 @@ def run() -> dict[str, Any]:
             }
             found[f"ratios x {count}"] = ratios
             print(f"  {count} of each, llmlab over FigureWidget: {ratios}", flush=True)
-        show = _OURS.format(hz=20, count=1)
-        found["an hour's looks"] = _grown(browser, show)
+        found["an hour's looks"] = _grown(browser, _filled(_OURS, hz=20, count=1))
     return found
 
 
-def _measured(browser: str, side: str, show: str, *, seconds: float) -> dict[str, Any]:
+def _filled(side: tuple[str, str], **values: int) -> str:
+    before, show = (part.format(window=_WINDOW, **values) for part in side)
+    return notebook(_CELLS.format(before=before, show=show))
+
+
+def _measured(browser: str, side: str, source: str, *, seconds: float) -> dict[str, Any]:
     """One side in a page and a kernel of its own."""
-    source = notebook(_CELLS.format(show=show))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "live.ipynb"
         path.write_text(source)
@@ -172,9 +183,8 @@ def _measured(browser: str, side: str, show: str, *, seconds: float) -> dict[str
         return result
 
 
-def _grown(browser: str, show: str) -> dict[str, Any]:
+def _grown(browser: str, source: str) -> dict[str, Any]:
     """Heap, kernel and file while as many looks come as an hour has, at its quarters."""
-    source = notebook(_CELLS.format(show=show))
     looks = "Number(document.querySelector('.llmlab-live').dataset.looks)"
     steps: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

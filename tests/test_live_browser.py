@@ -49,6 +49,25 @@ llmlab.stop(all=True);
 """
 
 
+OTHERS = """
+%load_ext llmlab
+import llmlab
+server = llmlab.start("tiny", name="a", backend="native")
+---
+%llm monitor --replay example
+---
+line = %llm monitor --compact
+---
+from llmlab.reporting import Reporter, reporting_to
+with reporting_to(Reporter()):
+    for _ in range(40): server.ask("What is a GPU?", max_tokens=40)
+---
+%llm ps --usage
+---
+line.stop(); server.stop();
+"""
+
+
 def spec(page: Any, path: str) -> Any:
     """Something that the page's view has been told."""
     return page.evaluate(f"() => document.querySelector('.llmlab-live').dataset.{path}")
@@ -121,3 +140,39 @@ def run_rest(page: Any, cells: list[dict[str, Any]], *, first: int) -> None:
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-cell-and-select-next')")
         prompt = page.locator(".jp-CodeCell .jp-InputPrompt").nth(number)
         expect(prompt).to_have_text(f"[{number + 1}]:", timeout=60_000)
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_a_recording_and_the_line_beside_a_table(theme, tmp_path, artifacts, require_browser, require_engine):
+    source = notebook(OTHERS)
+    (tmp_path / "others.ipynb").write_text(source)
+    cells = json.loads(source)["cells"]
+    problems: list[str] = []
+    with (
+        jupyterlab(tmp_path, theme=theme) as address,
+        opened(address, "others.ipynb", require_browser, cells=len(cells)) as page,
+    ):
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        run_cells(page, cells[:-1])
+        views = page.locator(".llmlab-live")
+        expect(views.first).to_contain_text("not what happens now")
+        expect(views.first.locator(".llmlab-request")).to_have_count(5)
+        views.first.locator(".llmlab-request").first.click()
+        views.first.locator(".llmlab-request").first.hover()
+        outputs = page.locator(".jp-CodeCell")
+        views.first.scroll_into_view_if_needed()
+        views.first.screenshot(path=artifacts / f"monitor-recording-{theme.lower()}.png")
+        expect(outputs.nth(2).locator(".llmlab-line").last).to_contain_text("a")
+        outputs.nth(2).scroll_into_view_if_needed()
+        outputs.nth(2).screenshot(path=artifacts / f"monitor-compact-{theme.lower()}.png")
+        expect(outputs.nth(4)).to_contain_text("tokens/s")
+        outputs.nth(4).screenshot(path=artifacts / f"ps-usage-{theme.lower()}.png")
+        run_cells_again(page, cells)
+        expect(outputs.nth(2).locator("svg").first).to_be_visible()
+    assert problems == []
+
+
+def run_cells_again(page: Any, cells: list[dict[str, Any]]) -> None:
+    """Run the last cell."""
+    page.locator(".jp-Notebook .jp-Cell").nth(len(cells) - 1).click()
+    run_rest(page, cells, first=len(cells) - 1)

@@ -117,7 +117,7 @@ def test_what_was_opened_is_closed_if_something_cannot_be(require_engine, monkey
         raise BackendError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_pid", refused)
+        patch.setattr(sources, "server_pid", refused)
         patch.setattr(sources, "beside", lambda: ([EngineSource("x", str, slots=1, context=1)], ()))
         with pytest.raises(BackendError):
             llmlab.monitor("a", for_s=1)

@@ -88,7 +88,7 @@ def _beside() -> list[Source]:
 
 
 def _of_server(record: Record, gpus: Sequence[GpuSource]) -> Iterator[Source]:
-    pid = _pid(record)
+    pid = server_pid(record)
     if record.backend == "container":
         yield _of_container(record, pid)
     elif pid:
@@ -113,7 +113,7 @@ def _of_container(record: Record, pid: int | None) -> Source:
     return ContainerStatsSource(record.name, opened, most)
 
 
-def _pid(record: Record) -> int | None:
+def server_pid(record: Record) -> int | None:
     """The server's process on this machine; None if it is on another one, or gone."""
     if record.backend == "native":
         return backends.backend(record.backend).look(record).pid

@@ -34,7 +34,7 @@ class Sampler:
         self.hz = hz
         self.missed = 0
         self.slept_s = 0.0
-        self._slept = _slept_s()
+        self._slept = slept_s()
         self._sources = list(sources)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="llmlab sampler", daemon=True)
@@ -165,7 +165,7 @@ class Sampler:
     def _look(self) -> float:
         with self._turn:
             now = time.monotonic()
-            slept = _slept_s()
+            slept = slept_s()
             self.slept_s += max(0.0, slept - self._slept - _JITTER_S)
             self._slept = slept
             seen: dict[Key, float | None] = {}
@@ -179,7 +179,7 @@ class Sampler:
         return now
 
 
-def _slept_s() -> float:
+def slept_s() -> float:
     """How long this machine has slept since it was booted: the monotonic clock stands still then."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0

@@ -253,7 +253,7 @@ class Chart {
   }
 
   axes() {
-    const font = `10.5px ${this.frame.theme.font}`;
+    const font = `11px ${this.frame.theme.font}`;
     const common = { font, stroke: () => this.frame.theme.quiet, ticks: { show: false } };
     const grid = { stroke: () => this.frame.theme.grid, width: 1 };
     return [
