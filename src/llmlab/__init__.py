@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmlab.auditing import Audit, AuditComparison, audit
     from llmlab.builds import build
     from llmlab.checkup import doctor
+    from llmlab.comparing import Comparison, compare
     from llmlab.errors import AskInterrupted, LabError
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
     from llmlab.library import models, pull, rm, verify
@@ -40,6 +41,7 @@ _EXPORTS = {
     "attach": "lab",
     "audit": "auditing",
     "monitor": "monitoring",
+    "compare": "comparing",
     "models": "library",
     "pull": "library",
     "rm": "library",
@@ -51,6 +53,7 @@ _EXPORTS = {
     "Audit": "auditing",
     "AuditComparison": "auditing",
     "Monitoring": "monitoring",
+    "Comparison": "comparing",
     "Watch": "monitoring",
     "DryRun": "results_dry_run",
     "Inspection": "results_isolation",
@@ -67,6 +70,7 @@ __all__ = [
     "AskInterrupted",
     "Audit",
     "AuditComparison",
+    "Comparison",
     "DryRun",
     "Inspection",
     "LabError",
@@ -82,6 +86,7 @@ __all__ = [
     "attach",
     "audit",
     "build",
+    "compare",
     "doctor",
     "inspect",
     "logs",

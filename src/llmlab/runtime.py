@@ -334,6 +334,17 @@ def keep_servers() -> None:
     _kept = True
 
 
+@contextmanager
+def owned_servers() -> Iterator[None]:
+    """Servers started inside of it belong to this process, in the command line as well."""
+    global _kept  # noqa: PLW0603 - a property of the process
+    before, _kept = _kept, False
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 def default_owner() -> Process | None:
     """The process whose end makes servers started here orphans; None for none.
 

@@ -30,6 +30,7 @@ _MODULES = {
     "inspect": "llmlab.lab",
     "audit": "llmlab.auditing",
     "monitor": "llmlab.monitoring",
+    "compare": "llmlab.comparing",
     "logs": "llmlab.lab",
     "ask": "llmlab.lab",
     "models": "llmlab.library",

@@ -6,6 +6,6 @@ checked before a prompt is sent, and closing it is what cancels a request.
 
 from llmlab.client.client import Client
 from llmlab.client.connection import Opener, Verify
-from llmlab.client.exchange import ChatRequest
+from llmlab.client.exchange import ChatRequest, Completion
 
-__all__ = ["ChatRequest", "Client", "Opener", "Verify"]
+__all__ = ["ChatRequest", "Client", "Completion", "Opener", "Verify"]

@@ -6,13 +6,13 @@ import http.client
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from llmlab.client.connection import Connection, Opener, Verify, gone, open_socket
 from llmlab.client.events import events
-from llmlab.client.exchange import ChatRequest, Progress
+from llmlab.client.exchange import ChatRequest, Completion, Progress
 from llmlab.errors import (
     AskInterrupted,
     ContextError,
@@ -169,6 +169,90 @@ class Client:
             raise gone(self._name, None, answer) if answer.text else self._empty()
         return progress.answer()
 
+    def complete(
+        self, prompt: Sequence[int], *, tokens: int, seed: int = 1, timeout_s: float = 300.0
+    ) -> Completion:
+        """Continue a prompt by exactly so many tokens, as llama-server's `/completion` does it.
+
+        The likeliest token each time, whether the model would end or not, and nothing is
+        taken from a cache: two servers of the same files do the same work.
+
+        Args:
+            prompt: Token ids.
+            tokens: How many to generate.
+            seed: Seed, though there is no chance in it.
+            timeout_s: Longest wait for the next event, seconds.
+
+        Raises:
+            RequestError: If the engine refuses, or says something else.
+            ServerStoppedError: If the server is not there, or dies meanwhile.
+        """
+        body = {
+            "prompt": list(prompt),
+            "n_predict": tokens,
+            "temperature": 0.0,
+            "seed": seed,
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "return_tokens": True,
+            "stream": True,
+        }
+        payload = json.dumps(body).encode()
+        headers = {**self._headers(), "Content-Type": "application/json"}
+        found: list[int] = []
+        moments: list[float] = []
+        last: dict[str, Any] = {}
+        try:
+            with self._connection(timeout_s) as connection:
+                sent = time.perf_counter()
+                connection.request("POST", "/completion", body=payload, headers=headers)
+                with connection.getresponse() as response:
+                    if response.status != http.HTTPStatus.OK:
+                        raise self._refused(response.status, response.read(_ERROR_BYTES))
+                    for read_at, event in events(response):
+                        if event.get("error"):
+                            raise self._refused(
+                                http.HTTPStatus.INTERNAL_SERVER_ERROR, json.dumps(event).encode()
+                            )
+                        if event.get("content") or event.get("tokens"):
+                            moments.append(read_at)
+                            found += event.get("tokens") or ()
+                        last = event
+        except (OSError, http.client.HTTPException) as error:
+            raise gone(self._name, error) from error
+        timings = last.get("timings")
+        if not isinstance(timings, dict) or not moments:
+            raise RequestError(f"server {self._name!r} did not tell how long it took")
+        return Completion(
+            tokens=tuple(found),
+            pieces=len(moments),
+            ttft_s=moments[0] - sent,
+            total_s=moments[-1] - sent,
+            prompt_tokens=timings.get("prompt_n"),
+            prompt_s=_seconds(timings.get("prompt_ms")),
+            generated_s=_seconds(timings.get("predicted_ms")),
+        )
+
+    def tokens_of(self, text: str) -> list[int]:
+        """The token ids of a text, as llama-server's `/tokenize` tells them.
+
+        Raises:
+            RequestError: If the engine refuses, or says something else.
+            ServerStoppedError: If the server is not there.
+        """
+        headers = {**self._headers(), "Content-Type": "application/json"}
+        try:
+            with self._connection(_IDLE_CHECK_S) as connection:
+                connection.request("POST", "/tokenize", body=json.dumps({"content": text}), headers=headers)
+                with connection.getresponse() as response:
+                    if response.status != http.HTTPStatus.OK:
+                        raise self._refused(response.status, response.read(_ERROR_BYTES))
+                    return [int(token) for token in json.loads(response.read())["tokens"]]
+        except (OSError, http.client.HTTPException) as error:
+            raise gone(self._name, error) from error
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise RequestError(f"server {self._name!r} did not tell the tokens of a text") from None
+
     def _read(
         self, response: http.client.HTTPResponse, progress: Progress, on_text: Callable[[str], None]
     ) -> None:
@@ -258,6 +342,10 @@ class _Unshown(Exception):  # noqa: N818 - carries an error, is none
     def __init__(self, reason: OSError) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def _seconds(milliseconds: Any) -> float | None:
+    return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
 
 
 def _ceil(seconds: float) -> float:

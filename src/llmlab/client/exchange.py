@@ -34,6 +34,29 @@ class ChatRequest:
     ignore_eos: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A continuation of tokens, for measuring: neither chat template nor cache nor chance.
+
+    Attributes:
+        tokens: The generated token ids; () if the engine does not tell them.
+        pieces: How many events with text or tokens there were.
+        ttft_s: Seconds from sending the request to the first of them, by the client's clock.
+        total_s: Seconds from sending it to the last.
+        prompt_tokens: Tokens that the engine has read, without those that it had before.
+        prompt_s: Seconds it took for that, by its own clock.
+        generated_s: Seconds from the first generated token to the last, by its own clock.
+    """
+
+    tokens: tuple[int, ...]
+    pieces: int
+    ttft_s: float | None
+    total_s: float
+    prompt_tokens: int | None
+    prompt_s: float | None
+    generated_s: float | None
+
+
 @dataclass(slots=True)
 class Progress:
     """An answer while it is being read."""

@@ -116,7 +116,7 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
             record = replace(record, notes=(*record.notes, *notes), predicted=plan.prediction)
             claim.write(record)
             reporter().stage("load", model.name)
-            _await_ready(record, place, engine, timeout_s)
+            await_ready(record, place, engine, timeout_s)
             place.settle(record)
             record = replace(record, observed_mib=place.resident_mib(record))
             claim.write(record)
@@ -211,7 +211,7 @@ def _claim(wished: str | None, model_name: str) -> Iterator[runtime.Claim]:
         yield claim
 
 
-def _await_ready(record: Record, place: Backend, engine: engines.Engine, timeout_s: float) -> None:
+def await_ready(record: Record, place: Backend, engine: engines.Engine, timeout_s: float) -> None:
     """Wait for its health and one real token.
 
     Raises:
