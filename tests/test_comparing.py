@@ -25,6 +25,7 @@ from llmlab.comparing.card import Arm, Block
 from llmlab.errors import LabError, ServerStoppedError, UnknownNameError, UsageError
 from llmlab.reporting import Reporter, reporting_to
 from llmlab.specs import Endpoint
+from llmlab.telemetry.metrics import Metric
 from tests.conftest import run_cli
 
 FEW: dict[str, Any] = {"blocks": 3, "tokens": 16}
@@ -73,7 +74,7 @@ def test_native_and_container_are_compared_and_nothing_is_left(require_engine, r
 
 
 def test_a_quota_below_the_threads_is_found_and_blamed(require_engine, require_docker, quick):
-    seen = llmlab.compare("tiny", threads=2, cpus=0.5, blocks=4, tokens=200)
+    seen = llmlab.compare("tiny", threads=2, cpus=0.5, blocks=3, tokens=24)
     found = seen.findings["total_s"]
     assert found.verdict == "different"
     assert found.low > 1.3
@@ -138,7 +139,7 @@ def test_a_slow_way_there_is_found_and_not_taken_for_a_slow_engine(
     monkeypatch.setattr(running.Running, "__enter__", behind_a_slow_door)
     # Named differently, so that the same against itself has no such door.
     seen = llmlab.compare(
-        "tiny", a="backend=native,threads=1,kv-type=q8_0", b="backend=native,threads=1", blocks=4, tokens=20
+        "tiny", a="backend=native,threads=1,kv-type=q8_0", b="backend=native,threads=1", blocks=3, tokens=12
     )
     for door in doors:
         door.close()
@@ -166,7 +167,7 @@ def test_the_command_line(require_engine, quick, tmp_path):
     assert data["card"]["arms"][1]["title"] == "threads 2"
     assert data["findings"]["generated"]["n"] == 3
     assert data["floors"]["generated"]["n"] == protocol.AA_BLOCKS + 1, "a process of its own: as shipped"
-    again = json.loads(run_cli("compare", "--replay", str(path), "--json").stdout)
+    again = json.loads(run_cli("compare", "--show", str(path), "--json").stdout)
     assert again["card"] == data["card"]
     assert again["findings"] == data["findings"]
     assert again["replayed"] == str(path)
@@ -193,7 +194,7 @@ def test_ctrl_c_keeps_the_blocks_that_are_complete(require_engine, quick):
         threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 
     with reporting_to(Stages("blocks: block 3 of 9", interrupt)) as stages:
-        seen = llmlab.compare("tiny", a="backend=native", b="backend=native", blocks=9, tokens=200)
+        seen = llmlab.compare("tiny", a="backend=native", b="backend=native", blocks=9, tokens=50)
     assert 2 <= len(seen.card.blocks) < 9
     assert any("interrupted after" in note for note in seen.card.notes)
     assert any("left" in each for each in stages.told), "how long it will take is told"
@@ -227,6 +228,32 @@ def test_a_block_that_fails_is_told_and_two_end_it(require_engine, quick, monkey
     assert seen.verdict == "inconclusive"
     assert "generated" not in seen.findings
     assert llmlab.ps().servers == ()
+
+
+def test_a_card_is_measured_again_as_it_was(require_engine, quick, tmp_path):
+    path = str(tmp_path / "card.json")
+    first = llmlab.compare("tiny", a="backend=native", b="backend=native,threads=2", **FEW, seed=5, save=path)
+    second = llmlab.compare(replay=path)
+    assert second.replayed is None
+    assert [(arm.options, arm.title) for arm in second.card.arms] == [
+        (arm.options, arm.title) for arm in first.card.arms
+    ]
+    for made in ("seed", "tokens", "prompt_tokens", "planned", "margin"):
+        assert getattr(second.card, made) == getattr(first.card, made)
+    assert [block.order for block in second.card.blocks] == [block.order for block in first.card.blocks]
+    both: Any = llmlab.compare(show=path, against=path)
+    assert "Welch" in str(both)
+
+
+def test_a_busy_machine_is_told_of():
+    def block(**evidence: float | None) -> Block:
+        return Block(number=1, order="ABBA", began="", evidence=evidence)
+
+    assert comparing._busy([block(others_cpus=0.1, steal=0.0), block(others_cpus=None, steal=None)]) == []
+    (busy,) = comparing._busy([block(others_cpus=0.8), block(others_cpus=0.9), block(others_cpus=0.0)])
+    assert "0.8 CPUs" in busy
+    (taken,) = comparing._busy([block(steal=12.0)])
+    assert "12 %" in taken
 
 
 # Arms
@@ -264,6 +291,7 @@ def test_an_arm_is_what_is_said_and_the_rest_is_shared():
         ({"tokens": 1}, UsageError, "tokens is 1"),
         ({"minutes": -1.0}, UsageError, "minutes is -1"),
         ({"replay": "/nowhere"}, UsageError, "there is no run card"),
+        ({"show": "/nowhere"}, UsageError, "there is no run card"),
         ({"model": "nosuchmodel"}, LabError, "nosuchmodel"),
     ],
 )
@@ -335,14 +363,14 @@ def test_what_is_no_card_is_told(tmp_path, text):
     path = tmp_path / "card.json"
     path.write_text(text)
     with pytest.raises(UsageError, match="is no run card"):
-        llmlab.compare(replay=str(path))
+        llmlab.compare(show=str(path))
 
 
 def test_a_later_version_is_told(tmp_path):
     path = tmp_path / "card.json"
     path.write_text('{"format": "llmlab-run-card", "version": 2}')
     with pytest.raises(UsageError, match="version 2"):
-        llmlab.compare(replay=str(path))
+        llmlab.compare(show=str(path))
 
 
 def test_a_card_that_cannot_be_written_is_told(tmp_path):
@@ -373,3 +401,40 @@ def test_the_number_of_blocks_is_fixed_by_the_pilot_and_by_the_time(monkeypatch)
     assert why != why_many
     assert protocol._planned(noisy, wanted, 600.0, now)[0] <= 10, "there is no time for more"
     assert protocol._planned(noisy, replace(wanted, blocks=5), 600.0, now)[0] == 5
+
+
+# Energy
+
+
+class Counting:
+    """An instrument whose counters stand where a test puts them."""
+
+    def __init__(self, **values: float | None) -> None:
+        self.subject = "x"
+        self.metrics: tuple[Metric, ...] = ()
+        self.values = values
+
+    def read(self, _: float) -> dict[str, float | None]:
+        return dict(self.values)
+
+    def close(self) -> None: ...
+
+
+def counted(steps: list[tuple[float, float | None, float | None]], held: float | None) -> float | None:
+    """Joules per token after requests of 50 tokens: of each its seconds, and what CPUs and GPUs have counted by then."""
+    of_it = running.Running(arm=arm("a"), name="x", timeout_s=1.0)
+    of_it._started = running.Started(record=None, client=None, pid=None, stop=lambda _: None, start_s=0.0)
+    cpu, gpu = Counting(energy_j=0.0), Counting(gpu_memory=held, gpu_energy=0.0)
+    of_it._instruments = {"rapl0": cpu, "share": gpu}
+    for seconds, cpus_j, gpus_j in steps:
+        before = of_it._read()
+        cpu.values["energy_j"], gpu.values["gpu_energy"] = cpus_j, gpus_j
+        of_it._count(before, of_it._read(), 50, seconds)
+    return of_it.at_the_end()["joules_per_token"]
+
+
+def test_energy_is_that_of_the_gpus_it_is_on_else_of_the_cpus_and_needs_ten_seconds():
+    assert counted([(6.0, 100.0, 900.0), (6.0, 200.0, 1800.0)], held=None) == pytest.approx(2.0)
+    assert counted([(6.0, 100.0, 900.0), (6.0, 200.0, 1800.0)], held=512.0) == pytest.approx(18.0)
+    assert counted([(4.0, 100.0, 0.0), (4.0, 200.0, 0.0)], held=None) is None, "too short"
+    assert counted([(6.0, None, 0.0), (6.0, 200.0, 0.0)], held=None) is None, "it was not seen at an edge"

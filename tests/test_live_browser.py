@@ -142,7 +142,7 @@ def run_rest(page: Any, cells: list[dict[str, Any]], *, first: int) -> None:
         expect(prompt).to_have_text(f"[{number + 1}]:", timeout=60_000)
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("theme", ["Dark"])
 def test_a_recording_and_the_line_beside_a_table(theme, tmp_path, artifacts, require_browser, require_engine):
     source = notebook(OTHERS)
     (tmp_path / "others.ipynb").write_text(source)

@@ -69,6 +69,26 @@ def test_all_who_look_share_one_sampler_at_the_highest_rate():
     assert SHARED._sampler is None
 
 
+def test_what_is_over_stays_as_it_was_while_others_go_on_looking(require_engine):
+    server = llmlab.start("tiny", name="a", backend="native")
+    with llmlab.monitor(hz=20) as other:
+        watch = llmlab.monitor("a", hz=20)
+        server.ask("What is a GPU?", max_tokens=5)
+        eventually(lambda: len(watch.requests) == 1)
+        eventually(lambda: last(watch, "a", "cpu") is not None)
+        seen = watch.stop()
+        keys = [(each.subject, each.metric.key) for each in seen]
+        looks = other._sampler.looks
+        other.wait(looks + 5, 5)
+        server.ask("What is a GPU?", max_tokens=5)
+        eventually(lambda: len(other.requests) == 2)
+        _, times, columns = watch.looks(keys, 0)
+        assert tuple(times) == pytest.approx(seen.series[0].times_s)
+        assert len(columns) == len(keys)
+        # What a page gets that is loaded anew.
+        assert len(watch.asked()[1]) == 1
+
+
 def test_servers_that_come_are_seen_and_those_that_go_are_unknown_from_then_on(require_engine):
     with llmlab.monitor(hz=10) as watch:
         server = llmlab.start("tiny", name="later", backend="native")

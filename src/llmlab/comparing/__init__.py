@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, cast
 
 from llmlab.arguments import Arg
 from llmlab.comparing import arms as sides
 from llmlab.comparing import card as cards
 from llmlab.comparing import environment, protocol, views
-from llmlab.comparing.card import Arm, Card, Inequality
+from llmlab.comparing.card import Arm, Block, Card, Inequality
 from llmlab.comparing.design import FEWEST_BLOCKS
 from llmlab.comparing.protocol import Measured, Wanted
 from llmlab.comparing.results import Comparison
@@ -30,11 +31,12 @@ from llmlab.results import Result
 
 __all__ = ["Comparison", "compare"]
 
+_MODEL = "tiny"
 _MOST_BLOCKS, _MOST_TOKENS, _MOST_MINUTES = 1000, 4096, 24 * 60.0
 
 
 def compare(  # noqa: PLR0913 - each is an option of the command line
-    model: Annotated[str, Arg(completes="model")] = "tiny",
+    model: Annotated[str | None, Arg(completes="model")] = None,
     *,
     a: Annotated[str | None, Arg(metavar="OPTIONS")] = None,
     b: Annotated[str | None, Arg(metavar="OPTIONS")] = None,
@@ -49,6 +51,7 @@ def compare(  # noqa: PLR0913 - each is an option of the command line
     minutes: float = 20.0,
     seed: int | None = None,
     save: Annotated[str | None, Arg(metavar="FILE", completes="path")] = None,
+    show: Annotated[str | None, Arg(metavar="FILE", completes="path")] = None,
     replay: Annotated[str | None, Arg(metavar="FILE", completes="path")] = None,
     against: Annotated[str | None, Arg(metavar="FILE", completes="path")] = None,
     ladder: bool = False,
@@ -61,7 +64,7 @@ def compare(  # noqa: PLR0913 - each is an option of the command line
     with the verdict that the finished blocks allow. Servers that run are left alone.
 
     Args:
-        model: The model, as for `start`.
+        model: The model, as for `start`. Unset: tiny, the built-in one.
         a: Another first arm: options of `start`, such as backend=native,threads=2.
         b: Another second arm, such as backend=container,cpus=1 or model=qwen2.5-0.5b.
         threads: Compute threads of both.
@@ -75,8 +78,9 @@ def compare(  # noqa: PLR0913 - each is an option of the command line
         minutes: Longest time for all of it, if blocks is unset.
         seed: Of the order in which the arms are asked. Unset: another one each time.
         save: Write the run card into this file: all that was measured.
-        replay: Show what is in such a file; nothing is measured.
-        against: Lay such a file beside the one that is replayed, or beside what is measured now.
+        show: Show what is in such a file; nothing is measured.
+        replay: Measure again what is in such a file: the same arms, order, lengths and number of blocks.
+        against: Lay such a file beside the one that is shown, or beside what is measured now.
         ladder: Step by step instead: from the model in a process of its own to a container behind a
             published port, one change at a time; which of them costs how much.
         roofline: The model alone instead, natively: what memory and CPU allow, what is predicted, what is reached.
@@ -87,18 +91,18 @@ def compare(  # noqa: PLR0913 - each is an option of the command line
     """
     # Who asks for something else knows what comes; overloads would say all of the signature three times.
     other = None if against is None else _read(against)
-    if replay is not None:
-        return cast("Comparison", _replayed(replay, other))
+    if show is not None:
+        return cast("Comparison", _shown(show, other))
     _check(blocks=blocks, margin=margin, tokens=tokens, minutes=minutes)
     if roofline:
         from llmlab.comparing import roofline as roofs  # noqa: PLC0415 - only for who asks for it
 
-        return cast("Comparison", roofs.roofline(model, threads=threads))
+        return cast("Comparison", roofs.roofline(model or _MODEL, threads=threads))
     if ladder:
         from llmlab.comparing import ladder as steps  # noqa: PLC0415 - likewise
 
         climbed = steps.ladder(
-            model,
+            model or _MODEL,
             threads=threads,
             context=context,
             cpus=cpus,
@@ -119,14 +123,17 @@ def compare(  # noqa: PLR0913 - each is an option of the command line
         }.items()
         if value is not None
     }
-    pair = sides.pair(model, common, _options(a), _options(b))
-    wanted = Wanted(
-        blocks=blocks,
-        margin=margin / 100,
-        tokens=tokens,
-        minutes=minutes,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-    )
+    if replay is not None:
+        pair, wanted = _again(replay, model)
+    else:
+        pair = sides.pair(model or _MODEL, common, _options(a), _options(b))
+        wanted = Wanted(
+            blocks=blocks,
+            margin=margin / 100,
+            tokens=tokens,
+            minutes=minutes,
+            seed=secrets.randbelow(2**31) if seed is None else seed,
+        )
     machine, others = environment.look(), len(registry.find_all())
     report = reporter()
     report.begin(f"compare {pair[0].title} and {pair[1].title}", ("A/A", "blocks"))
@@ -146,7 +153,31 @@ def _read(path: str) -> Comparison:
     return Comparison(card=cards.read(Path(path).expanduser()), replayed=path)
 
 
-def _replayed(path: str, other: Comparison | None) -> Result:
+def _again(path: str, model: str | None) -> tuple[tuple[Arm, Arm], Wanted]:
+    """The arms and the layout of a card, to be measured once more."""
+    made = cards.read(Path(path).expanduser())
+    first, second = (replace(arm, facts={}) for arm in made.arms)
+    if model is not None:
+        # A card has no path: of a file of one's own only the name is in it.
+        own = first.options.get("model")
+        first, second = (
+            replace(arm, options={**arm.options, "model": model}) if arm.options.get("model") == own else arm
+            for arm in (first, second)
+        )
+    for arm in (first, second):
+        sides.checked({name: value for name, value in arm.options.items() if name != "slots"})
+    wanted = Wanted(
+        blocks=max(made.planned, FEWEST_BLOCKS),
+        margin=made.margin,
+        tokens=made.tokens,
+        prompt_tokens=made.prompt_tokens,
+        minutes=_MOST_MINUTES,
+        seed=made.seed,
+    )
+    return (first, second), wanted
+
+
+def _shown(path: str, other: Comparison | None) -> Result:
     """What is in a file: a comparison, beside another if there is one, or a ladder."""
     if cards.format_of(Path(path).expanduser()) == cards.LADDER:
         from llmlab.comparing import ladder  # noqa: PLC0415 - it brings in much
@@ -190,6 +221,7 @@ def _card(found: Measured, wanted: Wanted, machine: Mapping[str, Any], others: i
     answers = sides.answers(a, b, hashes)
     unequal: tuple[Inequality, ...] = sides.inequalities(a, b)
     notes = [found.stopped] if found.stopped else []
+    notes += _busy([*found.aa, *found.blocks])
     if others:
         notes.append(f"{others} other {'server was' if others == 1 else 'servers were'} running meanwhile")
     return Card(
@@ -207,6 +239,19 @@ def _card(found: Measured, wanted: Wanted, machine: Mapping[str, Any], others: i
         machine=machine,
         notes=tuple(notes),
     )
+
+
+def _busy(blocks: Sequence[Block]) -> list[str]:
+    """What others did on this machine all the while, where that was much."""
+    words = []
+    for key, most, said in (
+        ("others_cpus", 0.25, "the machine was busy: other programs used {:.1f} CPUs in the median block"),
+        ("steal", 2.0, "the machine has neighbours: they took {:.0f} % of its CPUs in the median block"),
+    ):
+        known = [value for block in blocks if (value := block.evidence.get(key)) is not None]
+        if known and (middle := median(known)) > most:
+            words.append(said.format(middle))
+    return words
 
 
 def _plain(arm: Arm) -> Arm:

@@ -133,10 +133,8 @@ class Shared:
         with self._guard:
             for watched in self._watched.values():
                 self._note(watched)
-            kept = list(self._asked)
-            return self._count, kept[
-                max(0, len(kept) - (self._count - after)) :
-            ] if self._count > after else []
+            kept, news = list(self._asked), self._count - after
+            return self._count, kept[max(0, len(kept) - news) :] if news > 0 else []
 
     def leave(self) -> None:
         """Python ends: let everyone who looks come to an end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -72,8 +73,10 @@ class Watch(Seen):
         self._final: Monitoring | None = None
         self._machine = machine.look()
         self._zero: float | None = None
+        self._until = math.inf
         self._opened = time.monotonic()
         self._sampler = SHARED.open(self)
+        self._ready = time.monotonic()
         self._missed, self._slept = self._sampler.missed, self._sampler.slept_s
 
     def __enter__(self) -> Watch:  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -91,10 +94,11 @@ class Watch(Seen):
 
     @property
     def began(self) -> float:
-        """`time.monotonic()` of its first look, time 0 of its series; now, as long as there was none."""
-        if self._zero is None:
-            self._zero = self._sampler.began(self._opened)
-        return time.monotonic() if self._zero is None else self._zero
+        """`time.monotonic()` of time 0 of its series: its first look, or when it was ready for one."""
+        if self._zero is None and (first := self._sampler.began(self._opened)) is not None:
+            # A sampler that others have begun looks when it is due; what is asked before is seen, too.
+            self._zero = min(first, self._ready)
+        return self._ready if self._zero is None else self._zero
 
     @property
     def now_s(self) -> float:
@@ -113,6 +117,7 @@ class Watch(Seen):
         with self._over:
             if self._final is not None:
                 return self._final
+            self._until = time.monotonic()
             final = self._final = self.snapshot()
             self.why = why
             self._over.notify_all()
@@ -183,8 +188,9 @@ class Watch(Seen):
         """
         zero = self.began
         count, times, columns = self._sampler.rows(keys, after)
-        first = next((i for i, when in enumerate(times) if when >= zero), len(times))
-        return count, [when - zero for when in times[first:]], [column[first:] for column in columns]
+        # The sampler may have begun before, and go on for others when this is over.
+        first, end = bisect_left(times, zero), bisect_right(times, self._until)
+        return count, [when - zero for when in times[first:end]], [column[first:end] for column in columns]
 
     def asked(self, after: int = 0) -> tuple[int, list[Band]]:
         """The requests that have ended, after the first `after` ones.
@@ -192,6 +198,9 @@ class Watch(Seen):
         Returns:
             How many there were so far; and these, with their energy where it is known.
         """
+        if self._final is not None:
+            asked = self._final.recorded.requests
+            return len(asked), [*asked[after:]]
         zero, now = self.began, time.monotonic()
         count, found = SHARED.asked(after)
         bands = [
