@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmlab.isolation.cgroups import Groups
 from llmlab.telemetry.kernel_files import KernelFile
-from llmlab.telemetry.metrics import Metric, Rate
+from llmlab.telemetry.metrics import Metric, Rate, Throttling
 
 _MIB = 1024 * 1024
 # More digits than any counter of 64 bits has are no counter's.
@@ -118,7 +118,7 @@ class CgroupSource:
                 self._counters[key] = counter, path
         self.metrics = _metrics(versions, groups)
         self._rates = {key: Rate() for key in ("cpu", "faults", "read", "written")}
-        self._periods: tuple[float, float] | None = None
+        self._throttling = Throttling()
 
     def read(self, now: float) -> Mapping[str, float | None]:
         """What the group uses now.
@@ -133,7 +133,7 @@ class CgroupSource:
             found[key] = counter.of(lines[path])
         return {
             **{key: rate.of(now, found[key]) for key, rate in self._rates.items()},
-            "throttled": self._throttled(found["periods"], found["throttled"]),
+            "throttled": self._throttling.of(found["periods"], found["throttled"]),
             "memory": _less(found["memory"], found["inactive"]),
             "cache": found["cache"],
             "processes": found["processes"],
@@ -154,19 +154,6 @@ class CgroupSource:
                 self._files[path] = file
                 return path
         return None
-
-    def _throttled(self, periods: float | None, throttled: float | None) -> float | None:
-        # Without a quota no period is ever counted, and nothing can be said.
-        before, self._periods = self._periods, None
-        if not periods or throttled is None:
-            return None
-        self._periods = periods, throttled
-        if before is None:
-            return None
-        passed, held = periods - before[0], throttled - before[1]
-        if not 0 <= held <= passed:
-            return None
-        return 100 * held / passed if passed else 0.0
 
 
 def _less(all_of_it: float | None, part: float | None) -> float | None:

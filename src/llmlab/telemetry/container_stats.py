@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol
 
-from llmlab.telemetry.metrics import Metric, Rate
+from llmlab.telemetry.metrics import Metric, Rate, Throttling
 
 METHOD = "the container engine's stats stream"
 """Every metric's method begins with this."""
@@ -110,7 +110,7 @@ class _Readings:
 
     def __init__(self) -> None:
         self._rates = {key: Rate() for key in ("cpu", "read", "written")}
-        self._periods: tuple[float, float] | None = None
+        self._throttling = Throttling()
 
     def of(self, data: Any) -> dict[str, float | None]:
         """The values of one object, which may be anything."""
@@ -126,26 +126,17 @@ class _Readings:
                 key: rate.of(when or 0.0, None if when is None else counts[key])
                 for key, rate in self._rates.items()
             },
-            "throttled": self._throttled(data),
+            "throttled": self._throttling.of(*_periods(data)),
             "memory": _memory(data),
             "processes": _number(data, "pids_stats", "current"),
         }
 
-    def _throttled(self, data: Any) -> float | None:
-        # Without a quota no period is ever counted, and nothing can be said.
-        before, self._periods = self._periods, None
-        periods, throttled = (
-            _number(data, "cpu_stats", "throttling_data", name) for name in ("periods", "throttled_periods")
-        )
-        if not periods or throttled is None:
-            return None
-        self._periods = periods, throttled
-        if before is None:
-            return None
-        passed, held = periods - before[0], throttled - before[1]
-        if not 0 <= held <= passed:
-            return None
-        return 100 * held / passed if passed else 0.0
+
+def _periods(data: Any) -> tuple[float | None, float | None]:
+    periods, throttled = (
+        _number(data, "cpu_stats", "throttling_data", name) for name in ("periods", "throttled_periods")
+    )
+    return periods, throttled
 
 
 def _memory(data: Any) -> float | None:

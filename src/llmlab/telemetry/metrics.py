@@ -85,3 +85,33 @@ class Rate:
             return None
         seconds, change = now - before[0], count - before[1]
         return change / seconds if seconds > 0 and change >= 0 else None
+
+
+class Throttling:
+    """From counters of a quota's periods to the share of them in which it was used up."""
+
+    __slots__ = ("_before",)
+
+    def __init__(self) -> None:
+        self._before: tuple[float, float] | None = None
+
+    def of(self, periods: float | None, throttled: float | None) -> float | None:
+        """Per cent of the periods since the last look.
+
+        None at the first look, after one that saw nothing, and without a quota, where no
+        period is ever counted and nothing can be said.
+
+        Args:
+            periods: The counter of periods.
+            throttled: The counter of those in which the quota was used up.
+        """
+        before, self._before = self._before, None
+        if not periods or throttled is None:
+            return None
+        self._before = periods, throttled
+        if before is None:
+            return None
+        passed, held = periods - before[0], throttled - before[1]
+        if not 0 <= held <= passed:
+            return None
+        return 100 * held / passed if passed else 0.0
