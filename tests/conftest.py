@@ -36,6 +36,12 @@ hypothesis.settings.load_profile("llmlab")
 REPOSITORY = Path(__file__).parent.parent
 
 
+# Started in the background of a script, Ctrl-C is ignored, also by what is started from here;
+# but tests interrupt themselves and others.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def missing(what: str, reason: str) -> NoReturn:
     """Skip, or fail where the tests are told that it must be there."""
     if what in os.environ.get("LLMLAB_REQUIRE", "").split(","):
