@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from llmlab.monitoring.results import Monitoring
 from llmlab.telemetry import container_stats
 from llmlab.telemetry.bands import Band, band_from_dict
 from llmlab.telemetry.energy import over_window, with_energy
 from llmlab.telemetry.gpu_share import GpuShare
 from llmlab.telemetry.history import Series
 from llmlab.telemetry.metrics import HOST, Metric
+from llmlab.telemetry.recording import Recording
 from tests import nvml_mock
 from tests.nvml_mock import Control, in_child
 
@@ -145,6 +147,8 @@ def test_short_requests_make_a_window_together():
     assert found.joules_per_token == pytest.approx((50 * 15.5 + 250 * 10.5) / 80)
     assert "GPUs that hold this server" in found.method
     assert found.note == ""
+    recorded = Recording(began="", machine={}, series=(HERE, GPU), requests=tuple(every))
+    assert Monitoring(recorded=recorded, seconds=30.0).energy("a") == over_window("a", every, [HERE, GPU])
     part = over_window("a", every, [HERE, GPU], begin_s=1.0, end_s=14.0)
     # The one that began before and the one that ended later are left out.
     assert (part.tokens, part.window_s) == (60, 11.5)

@@ -12,10 +12,8 @@ from llmlab.comparing.card import Card
 from llmlab.comparing.design import FEWEST_BLOCKS
 from llmlab.comparing.findings import Finding, Floor
 from llmlab.comparing.metrics import BY_KEY, MAIN, METRICS, Metric
-from llmlab.comparing.reading import cause, differences, values_of
+from llmlab.comparing.reading import cause, differences
 from llmlab.results import Result
-
-__all__ = ["Comparison", "cause", "differences", "values_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

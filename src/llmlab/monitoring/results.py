@@ -11,8 +11,9 @@ from typing import Any
 from llmlab.errors import UsageError
 from llmlab.monitoring import views
 from llmlab.results import Result
-from llmlab.telemetry import prometheus, recording
+from llmlab.telemetry import energy, prometheus, recording
 from llmlab.telemetry.bands import Band
+from llmlab.telemetry.energy import Energy
 from llmlab.telemetry.history import Series
 from llmlab.telemetry.recording import Recording
 
@@ -33,6 +34,15 @@ class Seen(Result):
     def requests(self) -> tuple[Band, ...]:
         """What was asked meanwhile, by whoever asked through llmlab on this machine."""
         return self.snapshot().recorded.requests
+
+    def energy(self, server: str) -> Energy:
+        """Joules per token over all requests of a server: of short ones no single figure can be had.
+
+        Args:
+            server: Its name.
+        """
+        seen = self.snapshot()
+        return energy.over_window(server, seen.recorded.requests, seen.recorded.series)
 
     def __iter__(self) -> Iterator[Series]:
         """The series, those of a subject one after the other."""
