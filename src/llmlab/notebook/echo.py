@@ -5,10 +5,15 @@ At the end of a cell IPython would show the returned value once more. It is
 this echo, and nothing else, that is left out: the same object, in the same
 execution, shown by the display hook. `answer` in a later cell shows it again.
 The same goes for what `%llm monitor` shows and returns.
+
+What can be used, and not only read, is a widget where there are widgets: its class
+and the module that shows it stand in `_WIDGETS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llmlab.notebook import cards, watching
@@ -20,6 +25,10 @@ if TYPE_CHECKING:
 # By name: nothing is imported for them.
 _ANSWER = ("llmlab.results", "Answer")
 _SEEN = (("llmlab.monitoring.watch", "Watch"), ("llmlab.monitoring.results", "Monitoring"))
+
+# The class of a verb's result (the module that defines it, its name) → the module of this
+# package whose `show(result)` shows it. Elsewhere its text is shown, which says what to do.
+_WIDGETS: dict[tuple[str, str], str] = {}
 
 
 def register(shell: Any, reporter: ScreenReporter) -> None:
@@ -43,6 +52,23 @@ def register(shell: Any, reporter: ScreenReporter) -> None:
     formatters.mimebundle_formatter.for_type_by_name(*_ANSWER, cards.answer_bundle)
     for type_ in _SEEN:
         formatters.ipython_display_formatter.for_type_by_name(*type_, live)
+    for type_, module in _WIDGETS.items():
+        formatters.ipython_display_formatter.for_type_by_name(*type_, _shower(shell, module))
+
+
+def _shower(shell: Any, module: str) -> Callable[[Any], None]:
+    """Shows a result as a widget; declines, as IPython has it, where there are none."""
+
+    def show(result: Any) -> None:
+        try:
+            shown_by = import_module(f"llmlab.notebook.{module}") if hasattr(shell, "kernel") else None
+        except ImportError:  # anywidget is only there with the extra "lab"
+            shown_by = None
+        if shown_by is None:
+            raise NotImplementedError
+        shown_by.show(result)
+
+    return show
 
 
 def _echoes(shell: Any) -> bool:
@@ -58,5 +84,5 @@ def unregister(shell: Any) -> None:
     """Show results as IPython would."""
     formatters = shell.display_formatter
     for formatter in (formatters.ipython_display_formatter, formatters.mimebundle_formatter):
-        for type_ in (_ANSWER, *_SEEN):
+        for type_ in (_ANSWER, *_SEEN, *_WIDGETS):
             formatter.pop(".".join(type_), None)
