@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from llmlab.backends import docker_api
 from llmlab.errors import LabError, ModelNotFoundError, NameTakenError, UsageError
 from llmlab.isolation import create_request
 from llmlab.isolation.docker_run import docker_run
+from llmlab.isolation.gpus import DriverFiles, access
 from llmlab.isolation.reasons import REASONS
 from llmlab.profiles import PROFILES, Mount, compose
 from llmlab.results_dry_run import DryRun, Flag
@@ -38,9 +40,15 @@ def words(request: dict[str, Any]) -> list[str]:
     return [word for part in parts for word in part.words]
 
 
-def request(name: str = "sealed", **changes: Any) -> dict[str, Any]:
+def request(
+    name: str = "sealed",
+    info: Mapping[str, Any] | None = None,
+    files: DriverFiles | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    profile = compose(name, **changes)
     return create_request(
-        compose(name, **changes),
+        profile,
         image="sha256:12",
         argv=["/opt/llama-server", "--model", "/models/a b.gguf"],
         environment={"HOME": "/tmp"},  # noqa: S108 - the container's
@@ -48,6 +56,7 @@ def request(name: str = "sealed", **changes: Any) -> dict[str, Any]:
         limits=Limits(memory_mib=512, cpus=1.5),
         mounts=[Mount(source="/my, models/a b.gguf", target="/models/a b.gguf")],
         labels={"llmlab.server": "it's"},
+        gpus=access(profile.gpus, info or {}, files, libraries_to="/opt") if profile.gpus else None,
     )
 
 
@@ -94,6 +103,20 @@ def test_gpus_are_one_quoted_field():
     assert words(request("gpu"))[words(request("gpu")).index("--gpus") + 1] == "all"
 
 
+def test_gpus_by_cdi_or_by_their_files_are_devices():
+    found = words(request("gpu", {"DiscoveredDevices": [{"ID": "nvidia.com/gpu=0"}]}, gpus="0,1"))
+    assert [found[i + 1] for i, word in enumerate(found) if word == "--device"] == [
+        "nvidia.com/gpu=0",
+        "nvidia.com/gpu=1",
+    ]
+    files = DriverFiles(
+        nodes=("/dev/nvidia0", "/dev/nvidiactl"), libraries={"libcuda.so.1": "/lib/libcuda.so.9"}
+    )
+    found = words(request("gpu", {}, files, gpus="0"))
+    assert found[found.index("--device") + 1] == "/dev/nvidia0:/dev/nvidia0:rw"
+    assert any("source=/lib/libcuda.so.9,target=/opt/libcuda.so.1" in word for word in found)
+
+
 @pytest.mark.parametrize(
     ("where", "key", "value"),
     [
@@ -104,7 +127,7 @@ def test_gpus_are_one_quoted_field():
         ("", "Entrypoint", ["a", "b"]),
         ("HostConfig", "NetworkMode", "bridge"),
         ("HostConfig", "Mounts", [{"Type": "bind", "Source": "/", "Target": "/x", "Consistency": "cached"}]),
-        ("HostConfig", "DeviceRequests", [{"Driver": "cdi", "Capabilities": [["gpu"]]}]),
+        ("HostConfig", "DeviceRequests", [{"Driver": "other", "Count": 1, "Capabilities": [["tpu"]]}]),
     ],
 )
 def test_what_has_no_words_is_an_error_not_left_out(where, key, value):

@@ -7,7 +7,7 @@ import pytest
 
 from llmlab.errors import UnknownNameError, UsageError
 from llmlab.isolation.profile import PORT, host_config
-from llmlab.profiles import PROFILES, SEALED, Mount, Profile, compose, profile_from_dict
+from llmlab.profiles import PROFILES, SEALED, Mount, compose, profile_from_dict
 from llmlab.specs import Limits, to_dict
 
 LIMITS = Limits(memory_mib=512, cpus=1.5)
@@ -69,13 +69,6 @@ def test_what_is_not_asked_for_is_not_sent():
     assert not {"Memory", "NanoCpus", "PidsLimit", "Tmpfs", "Ulimits", "LogConfig", "CapAdd"} & set(sent)
     assert sent["SecurityOpt"] == []
     assert list(sent["PortBindings"]) == [f"{PORT}/tcp"]
-
-
-def test_gpus_are_asked_for_as_docker_does():
-    sent = host_config(Profile(gpus="0,2"), LIMITS, [])
-    assert sent["DeviceRequests"] == [{"DeviceIDs": ["0", "2"], "Capabilities": [["gpu"]]}]
-    assert host_config(PROFILES["gpu"], LIMITS, [])["DeviceRequests"][0]["Count"] == -1
-    assert "DeviceRequests" not in host_config(SEALED, LIMITS, [])
 
 
 def test_a_volume_is_no_path_of_the_host():

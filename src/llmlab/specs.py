@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from llmlab.profiles import Profile, Transport, profile_from_dict
 
-EngineName = Literal["llama-server", "llama-cpp-python"]
-BackendName = Literal["native", "container"]
+# The built-in names, which a command line offers, or one that another package brings.
+EngineName = Literal["llama-server", "llama-cpp-python"] | str  # noqa: PYI051 - see above
+BackendName = Literal["native", "container"] | str  # noqa: PYI051 - see above
 KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -57,6 +58,7 @@ class Prediction:
         required_mib: Memory it cannot do without.
         resident_mib: Memory it holds at most.
         ready_mib: Memory it holds when it has just started.
+        vram_mib: GPU memory it takes; None if it is to use no GPU.
         decode_tokens_per_s: Rate of generation for one request; None if this
             machine has not been measured.
         prefill_tokens_per_s: Rate of reading a prompt of 512 tokens; likewise.
@@ -67,6 +69,7 @@ class Prediction:
     required_mib: int
     resident_mib: int
     ready_mib: int
+    vram_mib: int | None = None
     decode_tokens_per_s: float | None = None
     prefill_tokens_per_s: float | None = None
     context_token_s: float | None = None
@@ -105,6 +108,8 @@ class ServeSpec:
         slots: Number of requests answered at the same time.
         threads: Number of compute threads.
         kv_type: Type of the KV cache.
+        gpu_layers: Layers whose weights and cache lie in a GPU's memory, counted from
+            the last; one more than the model has takes the output matrix along. 0: no GPU is used.
     """
 
     model: Model
@@ -113,6 +118,7 @@ class ServeSpec:
     slots: int
     threads: int
     kv_type: KvType = "f16"
+    gpu_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import psutil
 
 from llmlab.client import Opener, Verify
-from llmlab.errors import LabError, UnknownNameError
+from llmlab.engines import plugins
+from llmlab.errors import BackendError, LabError, UnknownNameError
 from llmlab.profiles import SEALED, Profile, Transport
 from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
 from llmlab.specs import BackendName, Limits, Process, Record, ServeSpec
+
+GROUP = "llmlab.backends"
+"""Entry points of other packages' backends: name → a module with the functions of `Backend`."""
 
 # Name → module. To add a backend: write its module, name it here and in
 # `specs.BackendName`, and derive from the behaviour suite in tests/.
@@ -34,6 +39,8 @@ class Starting:
         transport: How to reach it; None for the backend's choice.
         expose: Port on loopback for other tools, 0 for any that is free; None
             for the profile's choice.
+        gpus: GPUs that a native server may see: "all", indices, or None; a container's
+            are in the profile.
     """
 
     claim: Claim
@@ -44,6 +51,7 @@ class Starting:
     image: str | None = None
     transport: Transport | None = None
     expose: int | None = None
+    gpus: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +118,13 @@ class Backend(Protocol):
 
 
 def backend_names() -> tuple[BackendName, ...]:
-    """All backends."""
-    return ("native", "container")
+    """All backends; those of other packages last, without the ones that cannot be used."""
+    found = []
+    for name in plugins.names(GROUP, _BACKENDS):
+        # `backend` says what is wrong; the servers of the others are to be found all the same.
+        with suppress(LabError):
+            found.append(backend(name).NAME)
+    return ("native", "container", *found)
 
 
 def backend(name: str) -> Backend:
@@ -119,12 +132,14 @@ def backend(name: str) -> Backend:
 
     Raises:
         UnknownNameError: If there is none.
+        BackendError: If another package brings it, and it cannot be used.
     """
-    if name not in _BACKENDS:
-        raise UnknownNameError("backend", name, _BACKENDS)
-    module: Any = import_module(f"llmlab.backends.{_BACKENDS[name]}")
-    checked: Backend = module
-    return checked
+    if name in _BACKENDS:
+        return cast("Backend", import_module(f"llmlab.backends.{_BACKENDS[name]}"))
+    others = plugins.names(GROUP, _BACKENDS)
+    if name not in others:
+        raise UnknownNameError("backend", name, (*_BACKENDS, *others))
+    return cast("Backend", plugins.load(GROUP, name, Backend, BackendError))
 
 
 def resident_mib(pid: int | None) -> int | None:

@@ -27,6 +27,8 @@ from llmlab.backends.transports import Choice
 from llmlab.builds import find_build, static
 from llmlab.errors import BackendError, ImageError, UsageError
 from llmlab.isolation import create_request
+from llmlab.isolation.gpus import GpuAccess, driver_files
+from llmlab.isolation.gpus import access as access_to_gpus
 from llmlab.isolation.profile import MODEL_DIR, PORT, SCRATCH, SOCKET_DIR, closed_volumes
 from llmlab.profiles import Mount, Profile
 from llmlab.reporting import reporter
@@ -148,6 +150,7 @@ def prepare(starting: Starting) -> Prepared:
         # Where a build's libraries lie on the host means nothing in here.
         library_dir=None if starting.image else PurePosixPath(program).parent,
     )
+    access = _gpus(setting, str(paths.program.parent))
     argv = engine.argv(spec, paths)
     record = Record(
         name=claim.name,
@@ -166,7 +169,12 @@ def prepare(starting: Starting) -> Prepared:
         limits=starting.limits,
         profile=setting.profile,
         transport=choice.transport,
-        notes=(*user.notes, *_notes(setting), *_unlimited(api, starting.limits)),
+        notes=(
+            *user.notes,
+            *_notes(setting),
+            *((access.note,) if access and access.note else ()),
+            *_unlimited(api, starting.limits),
+        ),
     )
     request = create_request(
         setting.profile,
@@ -177,6 +185,7 @@ def prepare(starting: Starting) -> Prepared:
         limits=starting.limits,
         mounts=_mounts(setting),
         labels={**labels.mine(SERVER=claim.name), labels.RECORD: json.dumps(to_dict(record))},
+        gpus=access,
     )
     if starting.image and (closed := closed_volumes(setting.profile, api.image_volumes(image_id))):
         request["HostConfig"].setdefault("Tmpfs", {}).update(closed)
@@ -192,6 +201,17 @@ def prepare(starting: Starting) -> Prepared:
         sidecars=_sidecars(setting),
         volume=(setting.volume, container_users.tmpfs(user)) if setting.volume else None,
     )
+
+
+def _gpus(setting: _Setting, program_dir: str) -> GpuAccess | None:
+    """How the container gets its GPUs."""
+    gpus = setting.profile.gpus
+    if gpus is None:
+        return None
+    # Our images have their libraries beside the program; others look where the loader looks.
+    place = "/usr/lib/x86_64-linux-gnu" if setting.starting.image else program_dir
+    files = driver_files() if setting.api.is_local() else None
+    return access_to_gpus(gpus, setting.api.info, files, libraries_to=place, podman=setting.api.is_podman)
 
 
 def listens_on_tcp(profile: Profile, engine: engines.Engine, choice: Choice) -> bool:

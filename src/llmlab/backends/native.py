@@ -90,6 +90,8 @@ def prepare(starting: Starting) -> Prepared:
         library_dir=PurePosixPath(build.library_dir) if build and build.library_dir else None,
     )
     environment = {"PATH": os.environ.get("PATH", os.defpath), **engine.environment(spec, paths)}
+    if build and build.accelerators:
+        environment |= _visible(starting.gpus if spec.gpu_layers else "")
     return Prepared(engine.argv(spec, paths), environment, scratch, build)
 
 
@@ -196,8 +198,22 @@ def controls(record: Record) -> Receipt:
     return native_receipt.controls(record)
 
 
+def _visible(gpus: str | None) -> dict[str, str]:
+    """What tells the drivers' libraries which GPUs there are: "all", indices, or "" for none.
+
+    Without that even a server with all its layers on the CPU takes memory on the first GPU.
+    """
+    if gpus is None or gpus == "all":
+        return {}
+    variables = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
+    # CUDA numbers the quickest first, NVML and nvidia-smi by their place on the bus.
+    return {**dict.fromkeys(variables, gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
 def _build(engine: str) -> EngineBuild | None:
-    """The libraries to run; llama-cpp-python may bring its own."""
+    """The libraries to run; llama-cpp-python may bring its own, and an engine of another package has others."""
+    if not engines.is_built_in(engine):
+        return None
     try:
         return find_build()
     except EngineMissingError:

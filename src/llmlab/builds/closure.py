@@ -19,6 +19,9 @@ from llmlab.errors import BuildError
 
 IMAGE_DIR = "/opt/llama.cpp"
 _LINE = re.compile(r"^\s*(?P<name>\S+)(?: => (?P<path>not found|\S+))?(?: \(0x[0-9a-f]+\))?\s*$")
+# Parts of a GPU's driver: they have to be those of the kernel they run on, and a container
+# gets them from its machine. A machine without the driver has none.
+_DRIVER = frozenset({"libcuda.so.1", "libnvidia-ml.so.1"})
 _ELF = b"\x7fELF"
 _STATIC = ("statically linked", "not a dynamic executable", "Not a valid dynamic program")
 
@@ -62,6 +65,8 @@ def parse_ldd(text: str) -> dict[str, Path]:
         if not match:
             continue
         name, path = match["name"], match["path"]
+        if name in _DRIVER:
+            continue
         if path == "not found":
             missing.append(name)
         elif path:

@@ -25,7 +25,9 @@ _GRACE_S = 10
 _FORECAST_AFTER = 12
 
 
-def compile_tree(source: Path, build: Path, log: Path, *, lock: int) -> Path:
+def compile_tree(
+    source: Path, build: Path, log: Path, *, lock: int, gpu: toolchain.GpuKind | None = None
+) -> Path:
     """Configure and compile `source` in `build`, going on where an earlier run was interrupted.
 
     Args:
@@ -33,6 +35,7 @@ def compile_tree(source: Path, build: Path, log: Path, *, lock: int) -> Path:
         build: CMake's directory.
         log: Where the tools' output goes.
         lock: Descriptor of the build lock, which the compilers inherit.
+        gpu: What to compile for besides the CPU.
 
     Returns:
         The directory with the programs and the libraries.
@@ -41,11 +44,11 @@ def compile_tree(source: Path, build: Path, log: Path, *, lock: int) -> Path:
         BuildError: If a step fails; it carries the compiler's error lines.
         EngineMissingError: If a tool is missing.
     """
-    tools = toolchain.find_tools()
+    tools = toolchain.find_tools(gpu)
     with log.open("w", encoding="utf-8", errors="replace", buffering=1) as output:
         reporter().stage("engine", "configuring llama.cpp")
         configure = [tools.cmake, "-S", str(source), "-B", str(build), "-G", "Ninja"]
-        configure += [f"-DCMAKE_MAKE_PROGRAM={tools.ninja}", *toolchain.flags()]
+        configure += [f"-DCMAKE_MAKE_PROGRAM={tools.ninja}", *toolchain.flags(gpu)]
         _run(configure, output, log, lock)
         compiling = [tools.cmake, "--build", str(build), "--parallel", str(toolchain.jobs())]
         compiling += ["--target", *toolchain.TARGETS]

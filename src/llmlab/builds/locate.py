@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 from llmlab.builds import closure, manifest, places, source, toolchain
 from llmlab.builds.values import EngineBuild, Origin
@@ -41,14 +42,24 @@ def find_build() -> EngineBuild:
     )
 
 
-def own_dir() -> Path:
-    """Where our own build for this machine lies, or will."""
-    return places.engines_dir() / f"llama.cpp-{source.VERSION}-{toolchain.flags_hash()}"
+def own_dir(gpu: toolchain.GpuKind | None = None) -> Path:
+    """Where our own build for this machine lies, or will.
+
+    Args:
+        gpu: What it is compiled for besides the CPU.
+    """
+    return places.engines_dir() / f"llama.cpp-{source.VERSION}-{toolchain.flags_hash(gpu)}"
 
 
 def own_build() -> EngineBuild | None:
-    """Our own build, if it is there and undamaged."""
-    directory = own_dir()
+    """Our own build, if it is there and undamaged; one for GPUs first, since it can do without, too."""
+    for gpu in (*get_args(toolchain.GpuKind), None):
+        if build := _own(own_dir(gpu)):
+            return build
+    return None
+
+
+def _own(directory: Path) -> EngineBuild | None:
     known = manifest.load(directory / manifest.NAME)
     if known is None:
         return None

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -42,6 +43,31 @@ _LINUX = (
 )
 # Without GGML_NATIVE, ggml assumes a CPU with all of these.
 _X86 = {"SSE42": "sse4_2", "AVX": "avx", "AVX2": "avx2", "BMI2": "bmi2", "FMA": "fma", "F16C": "f16c"}
+GpuKind = Literal["cuda", "hip", "vulkan"]
+"""What llama.cpp can be compiled for besides the CPU (on Apple's machines it uses Metal anyway)."""
+
+_GPUS: dict[GpuKind, tuple[str, ...]] = {
+    # One card for each server is the rule, so the library for several is left out.
+    "cuda": ("-DGGML_CUDA=ON", "-DGGML_CUDA_NCCL=OFF"),
+    "hip": ("-DGGML_HIP=ON",),
+    "vulkan": ("-DGGML_VULKAN=ON",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiler:
+    """A compiler for GPUs: its program, the variable that names another, and where it is to be had."""
+
+    program: str
+    variable: str
+    package: str
+
+
+_GPU_COMPILERS = {
+    "cuda": _Compiler("nvcc", "CUDACXX", "NVIDIA's CUDA toolkit and put its bin directory on PATH"),
+    "hip": _Compiler("hipcc", "HIPCXX", "AMD's ROCm"),
+    "vulkan": _Compiler("glslc", "Vulkan_GLSLC_EXECUTABLE", "libvulkan-dev and glslc"),
+}
 _COMPILERS = ("c++", "g++", "clang++")
 # One compiler process of this source took up to 1.1 GiB.
 _BYTES_PER_JOB = 1_300_000_000
@@ -55,27 +81,44 @@ class Tools:
     ninja: str
 
 
-def flags() -> tuple[str, ...]:
-    """CMake's flags for this machine; they are part of the build's name."""
+def flags(gpu: GpuKind | None = None) -> tuple[str, ...]:
+    """CMake's flags for this machine; they are part of the build's name.
+
+    Args:
+        gpu: What to compile for besides the CPU.
+    """
+    wanted = _GPUS[gpu] if gpu else ()
+    if gpu == "cuda" and not os.environ.get("CUDAARCHS"):
+        # For the cards at hand. CUDAARCHS, CMake's own variable, names others.
+        wanted = (*wanted, "-DCMAKE_CUDA_ARCHITECTURES=native")
     if sys.platform != "linux":
-        return _FLAGS
-    return (*_FLAGS, *_LINUX, *cpu_flags(platform.machine(), _cpu_features()))
+        return (*_FLAGS, *wanted)
+    return (*_FLAGS, *_LINUX, *cpu_flags(platform.machine(), _cpu_features()), *wanted)
 
 
-def flags_hash() -> str:
-    """A short name for `flags()`."""
-    text = " ".join((sys.platform, platform.machine(), *flags()))
+def flags_hash(gpu: GpuKind | None = None) -> str:
+    """A short name for `flags(gpu)`."""
+    text = " ".join((sys.platform, platform.machine(), *flags(gpu)))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def find_tools() -> Tools:
+def find_tools(gpu: GpuKind | None = None) -> Tools:
     """The tools of this machine.
+
+    Args:
+        gpu: What to compile for besides the CPU.
 
     Raises:
         EngineMissingError: If one is missing; the hint says how to get it.
     """
     if not (os.environ.get("CXX") or any(shutil.which(name) for name in _COMPILERS)):
         raise EngineMissingError("compiling llama.cpp needs a C++ compiler", hint=_compiler_hint())
+    compiler = _GPU_COMPILERS.get(gpu or "")
+    if compiler and not (os.environ.get(compiler.variable) or shutil.which(compiler.program)):
+        raise EngineMissingError(
+            f"compiling llama.cpp for {gpu} needs {compiler.program}",
+            hint=f"install {compiler.package}, or name the compiler in {compiler.variable}",
+        )
     found = {name: _find(name) for name in ("cmake", "ninja")}
     missing = [name for name, path in found.items() if path is None]
     if missing:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+_LIBRARY = re.compile(r"libggml-([a-z]+)")
 
 Origin = Literal["built", "path", "environment"]
 """built: compiled by llmlab. path: found on PATH. environment: named by LLMLAB_LLAMA_SERVER."""
@@ -47,6 +50,15 @@ class EngineBuild:
     files: tuple[EngineFile, ...]
     version: str
     origin: Origin
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """What it was compiled for besides the CPU, such as "cuda" or "metal", by its libraries' names."""
+        names = {Path(file.target).name for file in self.files}
+        if not names:
+            names = {path.name for path in self.server.resolve().parent.glob("libggml-*")}
+        found = {match[1] for name in names if (match := _LIBRARY.match(name))}
+        return tuple(sorted(found - {"base", "cpu", "blas", "rpc"}))
 
     @property
     def identity(self) -> str:

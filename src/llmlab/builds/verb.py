@@ -11,6 +11,7 @@ from typing import Any
 
 from llmlab import render
 from llmlab.builds import closure, compiling, locate, manifest, places, source
+from llmlab.builds.toolchain import GpuKind
 from llmlab.builds.values import EngineBuild
 from llmlab.builds.verify import Proof, verify
 from llmlab.errors import BuildError, EngineMissingError
@@ -55,6 +56,7 @@ class BuildResult(Result):
             ("version", build.version),
             ("origin", _ORIGINS[build.origin] + took),
             ("server", str(build.server)),
+            ("runs on", " and ".join(("the CPU", *build.accelerators))),
             ("verified", f"generated {self.tokens} tokens; the trial took {self.trial_s:.1f} s"),
             (
                 "for an image",
@@ -73,37 +75,53 @@ class BuildResult(Result):
         return render.html_card("llama.cpp", render.html_pairs(self._pairs()))
 
 
-def build(*, force: bool = False) -> BuildResult:
+def build(*, gpu: GpuKind | None = None, force: bool = False) -> BuildResult:
     """Compile llama.cpp if this machine has none, verify it, and say which one is used.
 
     Args:
+        gpu: Compile it for GPUs as well, with the compiler of their maker, unless the one that is used
+            can do that already. cuda is NVIDIA's, hip AMD's, vulkan for many.
         force: Compile even if there is a build already.
     """
     reporter().begin("build llama.cpp")
     failed = True
     try:
-        result = _build(force=force, model=locate.model_to_verify_with())
+        result = _build(gpu, force=force, model=locate.model_to_verify_with())
         failed = False
     finally:
         reporter().end(failed=failed)
     return result
 
 
-def _build(*, force: bool, model: Path) -> BuildResult:
+def _build(gpu: GpuKind | None, *, force: bool, model: Path) -> BuildResult:
     compiled_s = None
     if force:
-        compiled_s = compile_own(model, force=True)
+        compiled_s = compile_own(model, gpu, force=True)
         if os.environ.get(locate.VARIABLE):
             reporter().note(f"{locate.VARIABLE} is set: what it names is used, not the new build")
     found = _found()
-    if found is None:
-        compiled_s = compile_own(model, force=False)
+    if found is None or (gpu and gpu not in found.accelerators):
+        _not_instead_of_another(gpu)
+        compiled_s = compile_own(model, gpu, force=False)
         found = locate.own_build()
     if found is None:
         raise BuildError("the build was changed while it was made", hint="`llmlab build --force`")
     reporter().stage("engine", "verifying")
     proof = verify(found.server, model)
     return BuildResult(build=found, tokens=proof.tokens, trial_s=proof.seconds, compiled_s=compiled_s)
+
+
+def _not_instead_of_another(gpu: GpuKind | None) -> None:
+    """Refuse to compile what would then not be used.
+
+    Raises:
+        BuildError: If a variable names another llama-server.
+    """
+    if os.environ.get(locate.VARIABLE):
+        raise BuildError(
+            f"{locate.VARIABLE} names a llama-server that was not compiled for {gpu}",
+            hint=f"unset {locate.VARIABLE}, or let it name one that was",
+        )
 
 
 def _found() -> EngineBuild | None:
@@ -118,13 +136,18 @@ def _found() -> EngineBuild | None:
         return None
 
 
-def compile_own(model: Path, *, force: bool) -> float | None:
+def compile_own(model: Path, gpu: GpuKind | None = None, *, force: bool) -> float | None:
     """Compile and verify our own build, and put it in place as a whole.
+
+    Args:
+        model: What it is verified with.
+        gpu: What to compile for besides the CPU.
+        force: Do it even if it is there.
 
     Returns:
         Seconds it took; None if another builder had just done it.
     """
-    target = locate.own_dir()
+    target = locate.own_dir(gpu)
     lock = target.with_name(f".{target.name}.lock")
 
     def waiting() -> None:
@@ -133,10 +156,10 @@ def compile_own(model: Path, *, force: bool) -> float | None:
 
     try:
         with places.locked(lock, waiting=waiting) as descriptor:
-            if not force and locate.own_build():
+            if not force and (own := locate.own_build()) and own.server.parent == target:
                 return None
             started = time.monotonic()
-            _compile(target, model, descriptor, anew=force)
+            _compile(target, model, descriptor, gpu, anew=force)
             return time.monotonic() - started
     except KeyboardInterrupt:
         reporter().note("Interrupted. What is compiled is kept; the next build goes on from there.")
@@ -148,7 +171,7 @@ def compile_own(model: Path, *, force: bool) -> float | None:
         ) from error
 
 
-def _compile(target: Path, model: Path, lock: int, *, anew: bool) -> None:
+def _compile(target: Path, model: Path, lock: int, gpu: GpuKind | None, *, anew: bool) -> None:
     """Fetch, compile, verify and install, under the lock."""
     # The same directory every time: what an interrupted build has compiled is
     # not compiled again. Nothing in it is ever taken for a build.
@@ -158,7 +181,7 @@ def _compile(target: Path, model: Path, lock: int, *, anew: bool) -> None:
         shutil.rmtree(work / "build", ignore_errors=True)
     reporter().stage("engine", "fetching the source of llama.cpp (77 MB)")
     tree = source.tree(work)
-    binaries = compiling.compile_tree(tree, work / "build", work / "build.log", lock=lock)
+    binaries = compiling.compile_tree(tree, work / "build", work / "build.log", lock=lock, gpu=gpu)
     staged = work / "staged"
     shutil.rmtree(staged, ignore_errors=True)
     compiling.install(binaries, tree, staged)

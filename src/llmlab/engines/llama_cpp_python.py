@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from llmlab.engines import base
 from llmlab.engines.base import Paths
 from llmlab.specs import BackendName, EngineName, ServeSpec
 
@@ -35,6 +36,7 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         *("--context", str(spec.context)),
         *("--threads", str(spec.threads)),
         *("--kv-type", spec.kv_type),
+        *("--gpu-layers", str(spec.gpu_layers)),
     ]
 
 
@@ -52,6 +54,11 @@ def environment(spec: ServeSpec, paths: Paths) -> dict[str, str]:  # noqa: ARG00
         variables["LLAMA_CPP_LIB_PATH"] = str(paths.library_dir)
         variables["LD_LIBRARY_PATH"] = str(paths.library_dir)
     return variables
+
+
+def offloaded(log: Sequence[str]) -> tuple[int, int] | None:
+    """Layers that llama.cpp has put onto a GPU, and how many there are; None if its log does not say."""
+    return base.offloaded(log)
 
 
 def explain(log: Sequence[str]) -> tuple[str, str] | None:

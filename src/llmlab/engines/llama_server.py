@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from llmlab.engines import base
 from llmlab.engines.base import Paths
 from llmlab.specs import BackendName, EngineName, ServeSpec
 
@@ -52,6 +53,7 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         "--no-kv-unified",
         *("--cache-type-k", spec.kv_type),
         *("--cache-type-v", spec.kv_type),
+        *_offloading(spec.gpu_layers),
         *("--cache-ram", "0"),
         *("--threads", str(spec.threads)),
         *("--threads-batch", str(spec.threads)),
@@ -64,6 +66,15 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         "--offline",
         *("--log-colors", "off"),
     ]
+
+
+def _offloading(layers: int) -> tuple[str, ...]:
+    """What goes onto a GPU.
+
+    Without layers there it would still give large products to one that it finds. What it
+    says of the layers it has put there, it says at this level only.
+    """
+    return ("--n-gpu-layers", str(layers), "--verbosity", "4") if layers else ("--device", "none")
 
 
 def environment(spec: ServeSpec, paths: Paths) -> dict[str, str]:  # noqa: ARG001 - the protocol's signature
@@ -82,6 +93,11 @@ def environment(spec: ServeSpec, paths: Paths) -> dict[str, str]:  # noqa: ARG00
     if paths.library_dir:
         variables["LD_LIBRARY_PATH"] = str(paths.library_dir)
     return variables
+
+
+def offloaded(log: Sequence[str]) -> tuple[int, int] | None:
+    """Layers that llama.cpp has put onto a GPU, and how many there are; None if its log does not say."""
+    return base.offloaded(log)
 
 
 def explain(log: Sequence[str]) -> tuple[str, str] | None:

@@ -213,6 +213,9 @@ def _publish(values: Any) -> Iterator[Part]:
 
 def _gpus(values: Any) -> Iterator[Part]:
     for wanted in values or ():
+        if wanted.get("Driver") == "cdi":
+            yield from (Part(("--device", name), "devices") for name in wanted.get("DeviceIDs") or ())
+            continue
         if wanted.get("Capabilities") != [["gpu"]] or wanted.get("Driver"):
             raise ValueError("a device that is no GPU cannot be written as a command")
         # The value is read as comma-separated, hence the quotes that belong to it.

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from llmlab.isolation.facts import MountPoint
+from llmlab.isolation.gpus import is_drivers
 from llmlab.isolation.profile import MODEL_DIR, SCRATCH, SOCKET_DIR
 from llmlab.isolation.sources import Sources, control
 from llmlab.profiles import Mount
@@ -67,6 +68,10 @@ def other_mounts(s: Sources) -> Control:
     for entry in s.entry.get("Mounts") or ():
         target = str(entry.get("Destination"))
         if target in own or (target == SCRATCH and entry.get("Type") == "tmpfs"):
+            continue
+        if s.profile.gpus is not None and is_drivers(target):
+            # Part of the GPU that was asked for, but not to be written.
+            verdicts.append(not entry.get("RW"))
             continue
         mount = wanted.get(target)
         right = mount is not None and _same(entry, mount) and not (mount.read_only and entry.get("RW"))

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
+from llmlab.isolation.gpus import GpuAccess
 from llmlab.profiles import Mount, Profile
 from llmlab.specs import Limits
 
@@ -32,6 +33,7 @@ def create_request(
     limits: Limits,
     mounts: list[Mount],
     labels: dict[str, str],
+    gpus: GpuAccess | None = None,
 ) -> dict[str, Any]:
     """The body of Docker's "create container" request.
 
@@ -44,6 +46,7 @@ def create_request(
         limits: The container's share of the machine.
         mounts: Files of the host.
         labels: The container's labels.
+        gpus: How it gets the GPUs that the profile has.
     """
     request: dict[str, Any] = {
         "Image": image,
@@ -56,14 +59,16 @@ def create_request(
         # An image's health check would run a program in the container at intervals.
         "Healthcheck": {"Test": ["NONE"]},
         "NetworkDisabled": profile.network == "none",
-        "HostConfig": host_config(profile, limits, [*mounts, *profile.mounts]),
+        "HostConfig": host_config(profile, limits, [*mounts, *profile.mounts], gpus),
     }
     if profile.publish:
         request["ExposedPorts"] = {f"{PORT}/tcp": {}}
     return request
 
 
-def host_config(profile: Profile, limits: Limits, mounts: list[Mount]) -> dict[str, Any]:
+def host_config(
+    profile: Profile, limits: Limits, mounts: list[Mount], gpus: GpuAccess | None = None
+) -> dict[str, Any]:
     """The part of the request that isolates; what is not asked for is left out."""
     open_files = profile.open_files
     wanted: dict[str, Any] = {
@@ -86,15 +91,16 @@ def host_config(profile: Profile, limits: Limits, mounts: list[Mount]) -> dict[s
         "CgroupnsMode": "private",
         "Tmpfs": None if profile.scratch_mib is None else {SCRATCH: _scratch_options(profile)},
         "Ulimits": None if open_files is None else [_ulimit("nofile", open_files), _ulimit("core", 0)],
-        "Mounts": [_mount(mount) for mount in mounts],
+        "Mounts": [_mount(mount) for mount in (*mounts, *(gpus.mounts if gpus else ()))],
         # Every address of the machine, a port of the engine's choice.
         "PortBindings": {f"{PORT}/tcp": [{"HostIp": "", "HostPort": ""}]} if profile.publish else None,
-        "DeviceRequests": None if profile.gpus is None else [_gpus(profile.gpus)],
         "RestartPolicy": {"Name": "no"},
         "LogConfig": None
         if profile.log_mib is None
         else {"Type": "local", "Config": {"max-size": f"{profile.log_mib}m", "max-file": "2"}},
     }
+    if gpus:
+        wanted |= gpus.host_config
     return {key: value for key, value in wanted.items() if value is not None}
 
 
@@ -133,12 +139,6 @@ def _mount(mount: Mount) -> dict[str, Any]:
         # By default the image's directory is copied into an empty volume, its owner too.
         return {"Type": "volume", **common, "VolumeOptions": {"NoCopy": True}}
     return {"Type": "bind", **common, "BindOptions": {"Propagation": "rprivate"}}
-
-
-def _gpus(gpus: str) -> dict[str, Any]:
-    """What `docker run --gpus` asks for: a count of -1 means all."""
-    chosen = {"Count": -1} if gpus == "all" else {"DeviceIDs": gpus.split(",")}
-    return {**chosen, "Capabilities": [["gpu"]]}
 
 
 def _ulimit(name: str, value: int) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from llmlab.isolation import capabilities, limiting, mounting
+from llmlab.isolation.gpus import asked
 from llmlab.isolation.profile import seccomp_profile
 from llmlab.isolation.sources import Sources, control
 from llmlab.results_isolation import Control
@@ -229,25 +229,21 @@ def _namespaces(s: Sources) -> Control:
 
 def _devices(s: Sources) -> Control:
     gpus, seen = s.profile.gpus, s.facts.gpu_nodes
-    devices = [str(device.get("PathInContainer")) for device in s.host.get("Devices") or ()]
-    found = [_gpu_request(wanted) for wanted in s.host.get("DeviceRequests") or ()]
-    right = not devices and found == ([f"GPUs {gpus}"] if gpus else [])
+    found = asked(s.host)
+    right = found == ((f"GPUs {gpus}",) if gpus else ())
+    if gpus == "all":
+        # Where their files are named one by one, all have numbers.
+        right = len(found) == 1 and found[0].startswith("GPUs ")
     verdicts: list[bool | None] = [bool(s.host) and right]
     if seen is not None:
         verdicts.append(bool(seen) == bool(gpus))
     return control(
         "devices",
         f"GPUs {gpus}" if gpus else "none",
-        (", ".join([*found, *devices]) or "none") if s.host else None,
+        (", ".join(found) or "none") if s.host else None,
         None if seen is None else ", ".join(seen) or "no GPU",
         *verdicts,
     )
-
-
-def _gpu_request(request: dict[str, Any]) -> str:
-    ids = ",".join(request.get("DeviceIDs") or ())
-    count = request.get("Count") or 0
-    return f"GPUs {ids or ('all' if count < 0 else f'× {count}')}"
 
 
 def _label(s: Sources) -> Control:

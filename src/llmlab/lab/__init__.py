@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Annotated, Literal, cast
 
 from llmlab.arguments import Arg
+from llmlab.backends import backend_names
+from llmlab.engines import engine_names
 from llmlab.errors import UsageError
 from llmlab.lab import dry_run as dry
 from llmlab.lab import launch, registry
@@ -28,9 +30,9 @@ __all__ = ["Server", "ask", "attach", "inspect", "logs", "ps", "start", "stop"]
 def start(  # noqa: PLR0913 - each is an option of the command line
     model: Annotated[str, Arg(completes="model")] = "tiny",
     *,
-    backend: Annotated[BackendName | None, Arg(choices_as_flags=True)] = None,
+    backend: Annotated[BackendName | None, Arg(choices_as_flags=True, choices=backend_names)] = None,
     name: str | None = None,
-    engine: EngineName | None = None,
+    engine: Annotated[EngineName | None, Arg(choices=engine_names)] = None,
     context: int | None = None,
     slots: int = 4,
     threads: int | None = None,
@@ -40,6 +42,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
     profile: ProfileName | None = None,
     pids: int | None = None,
     gpus: Annotated[str | None, Arg(metavar="all|0,1")] = None,
+    gpu_layers: Annotated[str | None, Arg(metavar="all|N")] = None,
     root: Annotated[Literal["read-only", "writable"] | None, Arg(choices_as_flags=True)] = None,
     network: Network | None = None,
     user: Annotated[str | None, Arg(metavar="UID[:GID]")] = None,
@@ -84,7 +87,11 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             (the flags that tutorials have one type) or none (plain `docker
             run`). The last two are for comparing: they leave the network open.
         pids: Limit of processes and threads of a container.
-        gpus: GPUs that a container may use: all, or indices such as 0,1.
+        gpus: GPUs that it may use: all, or indices such as 0,1. Unset: a container gets
+            none, a native server the one with the most free memory, if llama.cpp here was
+            compiled for GPUs.
+        gpu_layers: How many of the model's layers go onto a GPU: all, or a number; 0 uses
+            no GPU. Unset: as many as fit on the GPUs that it may use.
         root: Whether a container's root file system can be written.
         network: A container's network; none means that nothing goes out.
         user: The user that the engine runs as in a container.
@@ -129,6 +136,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             cpus=cpus,
             pids=pids,
             gpus=gpus,
+            gpu_layers=None if gpu_layers is None else str(gpu_layers),
             profile=profile,
             root=root,
             network=network,

@@ -23,7 +23,7 @@ from llmlab.errors import (
     StartError,
     UsageError,
 )
-from llmlab.lab import ledger, planning, registry
+from llmlab.lab import ledger, offload, planning, registry
 from llmlab.lab.planning import Plan, Wish
 from llmlab.reporting import reporter
 from llmlab.specs import Process, Record, ServeSpec
@@ -67,6 +67,7 @@ class Decided:
             expose=wish.expose,
             owner=owner,
             image=wish.image,
+            gpus=self.plan.gpus,
         )
 
 
@@ -118,7 +119,12 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
             reporter().stage("load", model.name)
             await_ready(record, place, engine, timeout_s)
             place.settle(record)
-            record = replace(record, observed_mib=place.resident_mib(record))
+            there = offload.seen(
+                record, engine.offloaded(place.log(record)) if record.spec.gpu_layers else None
+            )
+            for note in there:
+                reporter().note(note)
+            record = replace(record, observed_mib=place.resident_mib(record), notes=(*record.notes, *there))
             claim.write(record)
         except BaseException:
             # Ctrl-C as well: what was begun is taken back.

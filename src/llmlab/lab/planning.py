@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from llmlab import machine
 from llmlab.errors import MemoryFitError, UnknownNameError, UsageError
+from llmlab.lab import offload
 from llmlab.machine import Machine
 from llmlab.profiles import Network, Profile, ProfileName, Transport, compose
 from llmlab.specs import BackendName, EngineName, KvType, Limits, Model, Prediction, ServeSpec
@@ -40,6 +41,7 @@ class Wish:
     cpus: float | None
     pids: int | None
     gpus: str | None
+    gpu_layers: str | None
     profile: ProfileName | None
     root: Literal["read-only", "writable"] | None
     network: Network | None
@@ -53,7 +55,7 @@ class Wish:
     def container_only(self) -> tuple[str, ...]:
         """The options that were given and that only a container can have."""
         names = (
-            *("memory", "cpus", "pids", "gpus", "profile", "root"),
+            *("memory", "cpus", "pids", "profile", "root"),
             *("network", "user", "expose", "transport", "image"),
         )
         given = (name for name in names if getattr(self, name) is not None)
@@ -81,6 +83,7 @@ class Plan:
         limits: The share of the machine that a container gets.
         prediction: What it is predicted to take.
         profile: The isolation asked for.
+        gpus: The GPUs that the server may see: "all", indices, or None.
         notes: What the user should know.
     """
 
@@ -88,6 +91,7 @@ class Plan:
     limits: Limits
     prediction: Prediction
     profile: Profile
+    gpus: str | None
     notes: tuple[str, ...]
 
 
@@ -109,29 +113,51 @@ def plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: Backe
         kv_type=wish.kv_type,
         engine=engine,
     )
+    profile = _profile(wish)
+    if profile.gpus == "all" and wish.gpus is None and (one := offload.emptiest()):
+        # A GPU for each server, unless more were asked for.
+        profile = replace(profile, gpus=one)
+    offloaded = offload.decide(
+        model,
+        setting,
+        place,
+        layers=wish.gpu_layers,
+        gpus=profile.gpus if place == "container" else wish.gpus,
+        name=name,
+        force=wish.force,
+    )
+    setting = replace(setting, gpu_layers=offloaded.layers)
     needed = fit.need(model, setting)
     threads = wish.threads or default_threads(model.file_bytes)
     here = machine.look()
-    profile = _profile(wish)
     limits = _limits(wish, profile, needed, threads, here)
-    notes = []
+    notes = list(offloaded.notes)
     if model.context_train and setting.context > model.context_train:
         notes.append(
             f"{name} was trained with a context of {model.context_train} tokens, not {setting.context}"
         )
     room, what = _room(wish, limits, here) if place == "container" else _machine_room(here)
     notes += _check_fit(name, model, setting, room, what, force=wish.force)
-    measured = rates.load(threads)
+    # What was measured is the CPU's pace.
+    measured = None if setting.gpu_layers else rates.load(threads)
     pace = rates.predict(model, measured) if measured else None
     prediction = Prediction(
         required_mib=needed.required_mib,
         resident_mib=needed.resident_mib,
         ready_mib=needed.ready_mib,
+        vram_mib=needed.vram_mib if setting.gpu_layers else None,
         decode_tokens_per_s=pace.decode_tokens_per_s if pace else None,
         prefill_tokens_per_s=pace.prefill_tokens_per_s if pace else None,
         context_token_s=pace.context_token_s if pace else None,
     )
-    return Plan(setting=setting, limits=limits, prediction=prediction, profile=profile, notes=tuple(notes))
+    return Plan(
+        setting=setting,
+        limits=limits,
+        prediction=prediction,
+        profile=profile,
+        gpus=offloaded.gpus,
+        notes=tuple(notes),
+    )
 
 
 def default_context(model: Anatomy) -> int:
@@ -153,6 +179,7 @@ def spec(wish: Wish, model: Model, setting: fit.Setting) -> ServeSpec:
         slots=setting.slots,
         threads=wish.threads or default_threads(model.file_bytes),
         kv_type=setting.kv_type,
+        gpu_layers=setting.gpu_layers,
     )
 
 

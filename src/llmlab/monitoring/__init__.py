@@ -22,7 +22,7 @@ from llmlab.telemetry import recording
 __all__ = ["Monitoring", "Seen", "Watch", "monitor"]
 
 _MOST_HZ, _MOST_S = 20.0, 3600.0
-_EXAMPLE = "example"
+_EXAMPLES = ("example", "example-gpu")
 
 
 @overload
@@ -60,7 +60,8 @@ def monitor(
         for_s: Wait for so many seconds, then stop. Unset: go on until stopped.
         hz: Looks per second.
         save: Write what was seen into this file when it is over, to be replayed.
-        replay: Show what is in such a file, in place of this machine; "example" is one that comes with llmlab.
+        replay: Show what is in such a file, in place of this machine; "example" and "example-gpu" (an H100)
+            come with llmlab.
         compact: In a notebook, show a line for each server.
 
     Returns:
@@ -90,8 +91,8 @@ def monitor(
 
 
 def _replayed(path: str) -> Monitoring:
-    if path == _EXAMPLE:
-        with resources.as_file(resources.files(__name__) / "example.jsonl.gz") as file:
+    if path in _EXAMPLES:
+        with resources.as_file(resources.files(__name__) / f"{path}.jsonl.gz") as file:
             found = recording.read(file)
     else:
         found = recording.read(Path(path).expanduser())

@@ -44,6 +44,9 @@ _REPACKED = {
     "aarch64": frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4"}),
 }
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+_EMBEDDING = "token_embd.weight"
+# CUDA's context with its libraries' kernels: what one server's process held besides, on an H100.
+_CUDA_MIB = 590
 _ROWS = 8  # repacked are matrices with a multiple of so many rows
 # One layer in so many sees the whole context, the others a window (llama.cpp's models/*.cpp).
 _FULL_LAYER_EVERY = {
@@ -61,7 +64,8 @@ class Setting:
         slots: Requests answered at the same time.
         kv_type: Type of the KV cache.
         engine: The program that serves it.
-        gpu_layers: Layers, from the last, whose weights and cache lie in a GPU's memory.
+        gpu_layers: Layers, from the last, whose weights and cache lie in a GPU's memory. The
+            output matrix is the very last, so all are one more than the model has.
     """
 
     context: int
@@ -86,7 +90,7 @@ class Need:
             included, which the system takes back when it is short.
         ready_mib: What it holds when it has just started: `resident_mib`
             without the part "compute".
-        vram_mib: GPU memory; not verified on a GPU.
+        vram_mib: GPU memory: weights, cache, buffers, and what CUDA itself takes.
         parts: `resident_mib` in its parts (`PARTS`), in MiB.
     """
 
@@ -111,16 +115,20 @@ def need(anatomy: Anatomy, setting: Setting) -> Need:
         setting: How it is to be served.
     """
     on_gpu = _layers_on_gpu(anatomy, setting)
-    kept = [tensor for tensor in anatomy.tensors if _layer(tensor) not in on_gpu]
+    moved = [tensor for tensor in anatomy.tensors if _layer(tensor, anatomy) in on_gpu]
+    # Of tied embeddings the GPU gets a copy: the rows of the prompt are looked up here.
+    copied = [t for t in anatomy.tensors if on_gpu and anatomy.tied_embeddings and t.name == _EMBEDDING]
+    kept = [tensor for tensor in anatomy.tensors if tensor not in moved]
     weights = sum(tensor.nbytes or 0 for tensor in kept)
-    offloaded = sum(tensor.nbytes or 0 for tensor in anatomy.tensors) - weights
+    offloaded = sum(tensor.nbytes or 0 for tensor in (*moved, *copied))
     repacked = sum(tensor.nbytes or 0 for tensor in kept if _is_repacked(tensor, anatomy))
     cache = {layer: size * setting.slots for layer, size in _kv_bytes(anatomy, setting)}
     cache_kept = sum(size for layer, size in cache.items() if layer not in on_gpu)
     compute = _compute_bytes(anatomy, setting)
     tokenizer = anatomy.tokenizer
     program = (
-        _PROGRAM_MIB[setting.engine] * _MIB
+        # Of an engine of another package that is not known, and not counted.
+        _PROGRAM_MIB.get(setting.engine, 0) * _MIB
         + anatomy.n_vocab * (_TOKEN_BYTES + setting.slots * (_F32 + _CANDIDATE_BYTES))
         + (tokenizer.n_merges if tokenizer else 0) * _MERGE_BYTES
     )
@@ -132,7 +140,9 @@ def need(anatomy: Anatomy, setting: Setting) -> Need:
         required_mib=resident - min(parts["repacked weights"], parts["weights"]),
         resident_mib=resident,
         ready_mib=resident - parts["compute"],
-        vram_mib=_mib(offloaded + sum(cache.values()) - cache_kept + (compute if on_gpu else 0)),
+        vram_mib=_mib(offloaded + sum(cache.values()) - cache_kept + compute + _CUDA_MIB * _MIB)
+        if on_gpu
+        else 0,
         parts=parts,
     )
 
@@ -202,14 +212,18 @@ def _is_repacked(tensor: Tensor, anatomy: Anatomy) -> bool:
     if tensor.type_name not in types or len(tensor.shape) < 2 or tensor.shape[1] % _ROWS:  # noqa: PLR2004 - a matrix
         return False
     # Rows of an embedding are looked up, unless it is the output matrix as well.
-    return anatomy.tied_embeddings if tensor.name == "token_embd.weight" else "embd" not in tensor.name
+    return anatomy.tied_embeddings if tensor.name == _EMBEDDING else "embd" not in tensor.name
 
 
 def _layers_on_gpu(anatomy: Anatomy, setting: Setting) -> frozenset[int]:
-    return frozenset(range(max(0, anatomy.n_layers - setting.gpu_layers), anatomy.n_layers))
+    """The layers there, as llama.cpp counts: the output matrix comes after the last."""
+    every = anatomy.n_layers + 1
+    return frozenset(range(max(0, every - setting.gpu_layers), every))
 
 
-def _layer(tensor: Tensor) -> int | None:
+def _layer(tensor: Tensor, anatomy: Anatomy) -> int | None:
+    if tensor.name.startswith("output"):
+        return anatomy.n_layers
     parts = tensor.name.split(".")
     return int(parts[1]) if parts[0] == "blk" and len(parts) > 1 and parts[1].isdigit() else None
 
