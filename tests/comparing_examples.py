@@ -230,6 +230,30 @@ def unknown_metrics(**changes: Any) -> Comparison:
     return comparison(usual=usual, **changes)
 
 
+def two_engines(**changes: Any) -> Comparison:
+    """One of two engines tells no times, so that the client's clock measures both."""
+    told = {
+        "output": (1507.0, 0.012),
+        "client_generated": (1661.0, 0.012),
+        "generated": (1655.0, 0.012),
+        "ttft_s": (0.019, 0.015),
+        "total_s": (0.17, 0.011),
+    }
+    whole = card(
+        {"output": 0.34, "client_generated": 0.3, "ttft_s": 1.7, "total_s": 2.9},
+        usual={**USUAL, **told},
+        titles=("llama-server", "llama-cpp-python"),
+        inequalities=(Inequality(what="engine", a="llama-server", b="llama-cpp-python", wanted=True),),
+    )
+
+    def silent(request: Request) -> Request:
+        untold = {key: None for key in ("generated", "prompt") if request.arm == "b"}
+        return replace(request, values={**request.values, **untold})
+
+    blocks = tuple(replace(each, requests=tuple(map(silent, each.requests))) for each in whole.blocks)
+    return Comparison(card=replace(whole, **{"blocks": blocks, **changes}))
+
+
 def with_outlier(**changes: Any) -> Comparison:
     """One block in which the machine slept, of twelve."""
     whole = card({"generated": 0.997, "ttft_s": 1.004}, blocks=12)

@@ -263,6 +263,121 @@ def _answer_once(listener: socket.socket) -> None:
         connection.sendall(CHUNKED + chunk(WHOLE) + END)
 
 
+# A fixed number of tokens
+
+
+def data(**said: Any) -> bytes:
+    return b"data: " + json.dumps(said).encode() + b"\n\n"
+
+
+def piece(text: str, count: int, finish: str | None = None, **more: Any) -> bytes:
+    """An event as llmlab's launcher of llama-cpp-python has them."""
+    return data(choices=[{"text": text, "finish_reason": finish}], tokens_predicted=count, **more)
+
+
+NATIVE = [
+    data(content="a", tokens=[7], tokens_predicted=1),
+    data(content="b", tokens=[8], tokens_predicted=2),
+]
+TIMES = data(
+    content="", tokens=[], tokens_predicted=2, timings={"prompt_n": 3, "prompt_ms": 4.0, "predicted_ms": 5.0}
+)
+PYTHON = [piece("a", 1), piece("b", 2)]
+TOLD = piece("", 2, "length", tokens=[7, 8], tokens_evaluated=3)
+
+
+def paused(pieces: list[bytes], last: bytes, pause_s: float = 0.05) -> Any:
+    """A stream in which each piece comes alone."""
+    pauses = [then(lambda _: time.sleep(pause_s), send(chunk(each))) for each in pieces[1:]]
+    return then(send(CHUNKED, chunk(pieces[0])), *pauses, send(chunk(last), END))
+
+
+def test_llama_server_is_asked_for_exactly_so_many_tokens(server, client):
+    server.replies["/completion"] = paused(NATIVE, TIMES)
+    found = client.complete([1, 2, 3], tokens=2)
+    body = sent(server)
+    assert (body["prompt"], body["n_predict"], body["ignore_eos"], body["cache_prompt"]) == (
+        [1, 2, 3], 2, True, False,
+    )  # fmt: skip
+    assert (found.tokens, found.generated, found.prompt_tokens) == ((7, 8), 2, 3)
+    assert (found.prompt_s, found.generated_s) == (0.004, 0.005)
+    assert found.client_generated_s == pytest.approx(found.total_s - (found.ttft_s or 0))
+    assert found.client_generated_s >= 0.05
+
+
+def test_llama_cpp_python_is_asked_in_its_own_words(server, client):
+    server.replies["/v1/completions"] = paused(PYTHON, TOLD)
+    found = client.complete("hi", tokens=2, engine="llama-cpp-python")
+    body = sent(server)
+    assert (body["prompt"], body["max_tokens"], body["temperature"]) == ("hi", 2, 0.0)
+    assert b"x-llmlab-exact: 1\r\n" in server.requests[-1]
+    assert (found.tokens, found.generated, found.prompt_tokens, found.pieces) == ((7, 8), 2, 3, 2)
+    assert (found.prompt_s, found.generated_s) == (None, None), "unknown, not 0"
+    assert (found.client_generated_s or 0) >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("path", "pieces", "last", "engine"),
+    [
+        ("/completion", NATIVE, TIMES, "llama-server"),
+        ("/v1/completions", PYTHON, TOLD, "llama-cpp-python"),
+    ],
+)
+def test_tokens_that_are_read_together_tell_no_rate(server, client, path, pieces, last, engine):
+    server.replies[path] = stream(b"".join([*pieces, last]))
+    found = client.complete("hi", tokens=2, engine=engine)
+    assert found.client_generated_s is None
+    assert found.tokens == (7, 8)
+
+
+def test_a_first_token_that_was_held_back_is_told(server, client):
+    server.replies["/v1/completions"] = paused(
+        [piece("🦙", 3), piece("b", 4)], piece("", 4, "length", tokens=[1, 2, 3, 4], tokens_evaluated=3)
+    )
+    found = client.complete("hi", tokens=4, engine="llama-cpp-python")
+    assert found.first == 3
+    assert found.client_generated_s is None
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "engine"),
+    [
+        ("/completion", b"".join(NATIVE), "llama-server"),
+        ("/completion", TIMES, "llama-server"),
+        ("/v1/completions", b"".join([*PYTHON, piece("", 2, "length")]), "llama-cpp-python"),
+        ("/v1/completions", data(choices=[{}], tokens_predicted=2), "llama-cpp-python"),
+    ],
+)
+def test_who_does_not_tell_what_it_did_is_not_believed(server, client, path, said, engine):
+    server.replies[path] = stream(said)
+    with pytest.raises(RequestError, match="did not tell"):
+        client.complete("hi", tokens=2, engine=engine)
+
+
+def test_a_completion_that_fails_in_the_middle_is_told(server, client):
+    server.replies["/completion"] = stream(NATIVE[0], data(error={"code": 500, "message": "no more"}))
+    with pytest.raises(RequestError, match="no more"):
+        client.complete([1], tokens=2)
+    server.replies["/completion"] = answer(404, b"{}")
+    with pytest.raises(RequestError, match="404"):
+        client.complete([1], tokens=2)
+    with pytest.raises(RequestError, match="takes no token ids"):
+        client.complete([1], tokens=2, engine="llama-cpp-python")
+
+
+def test_tokens_of_a_text_are_asked_for_in_each_engine_s_words(server, client):
+    server.replies["/tokenize"] = server.replies["/extras/tokenize"] = answer(200, b'{"tokens": [1, 2]}')
+    assert client.tokens_of("hi") == [1, 2]
+    assert sent(server) == {"content": "hi"}
+    client.tokens_of("hi", whole=True)
+    assert sent(server) == {"content": "hi", "add_special": True}
+    client.tokens_of("hi", engine="llama-cpp-python")
+    assert sent(server) == {"input": "hi"}
+    server.replies["/tokenize"] = answer(200, b"[]")
+    with pytest.raises(RequestError, match="did not tell the tokens"):
+        client.tokens_of("hi")
+
+
 # Refusals
 
 

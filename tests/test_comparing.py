@@ -20,9 +20,10 @@ import pytest
 import llmlab
 from llmlab import comparing
 from llmlab.client import Client
-from llmlab.comparing import arms, card, protocol, running
+from llmlab.comparing import arms, asking, card, protocol, running
 from llmlab.comparing.card import Arm, Block
-from llmlab.errors import LabError, ServerStoppedError, UnknownNameError, UsageError
+from llmlab.errors import LabError, RequestError, ServerStoppedError, UnknownNameError, UsageError
+from llmlab.lab import registry
 from llmlab.reporting import Reporter, reporting_to
 from llmlab.specs import Endpoint
 from llmlab.telemetry.metrics import Metric
@@ -74,7 +75,8 @@ def test_native_and_container_are_compared_and_nothing_is_left(require_engine, r
 
 
 def test_a_quota_below_the_threads_is_found_and_blamed(require_engine, require_docker, quick):
-    seen = llmlab.compare("tiny", threads=2, cpus=0.5, blocks=3, tokens=24)
+    # Long enough for the quota to be used up in each period: shorter ones fit in between.
+    seen = llmlab.compare("tiny", threads=2, cpus=0.5, blocks=3, tokens=200)
     found = seen.findings["total_s"]
     assert found.verdict == "different"
     assert found.low > 1.3
@@ -173,6 +175,97 @@ def test_the_command_line(require_engine, quick, tmp_path):
     assert again["replayed"] == str(path)
 
 
+# Two engines
+
+TEXT = "<|im_start|>user\nWhat is a GPU?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_two_engines_are_given_the_same_work_and_timed_by_one_clock(
+    require_engine, require_llama_cpp, quick, tmp_path
+):
+    path = tmp_path / "card.json"
+    seen = llmlab.compare(
+        "tiny", a="engine=llama-server", b="engine=llama-cpp-python", **FEW, seed=7, save=str(path)
+    )
+    made = seen.card
+    assert [arm.title for arm in made.arms] == ["llama-server", "llama-cpp-python"]
+    assert [arm.facts["engine"] for arm in made.arms] == ["llama-server", "llama-cpp-python"]
+    assert [(each.what, each.wanted, each.fatal) for each in made.inequalities] == [("engine", True, False)]
+    requests = [request for block in made.blocks for request in block.requests]
+    assert {request.tokens for request in requests} == {16}
+    assert len({request.answer for request in requests}) == 1, "token for token"
+    assert "" not in {request.answer for request in requests}
+    assert made.clock == "client"
+    assert seen.main.key == "output"
+    for blocks, unknown in ((made.aa, set()), (made.blocks, {"b"})):
+        assert all(not block.trouble for block in blocks)
+        for request in (request for block in blocks for request in block.requests):
+            assert request.values["output"] == pytest.approx(16 / (request.values["total_s"] or 0))
+            assert (request.values["generated"] is None) == (request.arm in unknown)
+            assert (request.values["prompt"] is None) == (request.arm in unknown)
+    assert {"output", "total_s", "ttft_s", "start_s"} <= set(seen.findings)
+    assert "generated" not in seen.findings
+    assert {"output", "generated"} <= set(seen.floors), "a against itself tells both"
+    # Python takes a second to import.
+    assert seen.findings["start_s"].ratio > 2
+
+    again = llmlab.compare(replay=str(path), against=str(path))
+    second: Any = again
+    assert second.second.card.clock == "client"
+    assert second.second.card.prompt_tokens == made.prompt_tokens
+    assert [arm.options for arm in second.second.card.arms] == [arm.options for arm in made.arms]
+    assert {each.metric.key for each in second.changes} >= {"output", "total_s"}
+    assert llmlab.ps().servers == ()
+
+
+def test_an_engine_without_times_is_compared_with_itself(require_engine, require_llama_cpp, quick):
+    arm_ = "engine=llama-cpp-python,threads="
+    seen = llmlab.compare("tiny", a=f"{arm_}1", b=f"{arm_}2", **FEW)
+    assert seen.card.clock == "client"
+    assert [arm.title for arm in seen.card.arms] == ["threads 1", "threads 2"]
+    assert "because the engines tell no times" in str(seen).replace("\n", " ")
+
+
+def test_an_exact_request_goes_on_past_the_end_and_reuses_nothing(require_engine, require_llama_cpp):
+    one, other = (
+        llmlab.start("tiny", name=engine[:9], backend="native", engine=engine)
+        for engine in ("llama-server", "llama-cpp-python")
+    )
+    near, far = (registry.client(server.record) for server in (one, other))
+    ids = near.tokens_of(TEXT, whole=True)
+    assert far.tokens_of(TEXT, engine="llama-cpp-python") == ids
+    plain = one.ask("What is a GPU?", max_tokens=200, temperature=0.0)
+    assert plain.finish_reason == "stop"
+    count = (plain.completion_tokens or 0) + 30
+    wanted = near.complete(TEXT, tokens=count)
+    for _ in range(2):
+        found = far.complete(TEXT, tokens=count, engine="llama-cpp-python")
+        assert found.tokens == wanted.tokens
+        assert len(found.tokens) == found.generated == count
+        assert found.prompt_tokens == len(ids), "all of the prompt was read, also the second time"
+        assert (found.prompt_s, found.generated_s) == (None, None)
+        assert 0 < (found.ttft_s or 0) < found.total_s
+    # Who does not ask for that still gets what the engine does.
+    assert other.ask("What is a GPU?", max_tokens=200, temperature=0.0).finish_reason == "stop"
+
+
+def test_the_prompt_is_whole_words_and_not_longer_than_asked_for(require_engine, require_llama_cpp):
+    server = llmlab.start("tiny", name="x", backend="native", engine="llama-cpp-python")
+    asked = asking.Asking(
+        name="x", client=registry.client(server.record), engine="llama-cpp-python", context=1024, timeout_s=60
+    )
+    made = asked.setting(40, 8, 1.0)
+    assert 30 < len(made.prompt) <= 40
+    assert made.prompt == made.text_ids == tuple(asked.client.tokens_of(made.text, engine="llama-cpp-python"))
+    assert asked.agreed(made) == made
+    again = asked.setting(len(made.prompt), 8, 1.0)
+    assert again.text == made.text, "a card that is measured again has the same prompt"
+    with pytest.raises(UsageError, match="the same text as other tokens"):
+        asked.agreed(replace(made, text_ids=made.text_ids[:-1]))
+    with pytest.raises(RequestError, match="instead of 2000"):
+        asked.complete(replace(made, tokens=2000))
+
+
 # Ends
 
 
@@ -268,6 +361,11 @@ def test_an_arm_is_what_is_said_and_the_rest_is_shared():
     assert (a.title, b.title) == ("tiny threads 1", "other threads 2")
     a, b = arms.pair("tiny", {}, {"backend": "native"}, {"backend": "native"})
     assert (a.title, b.title) == ("native (a)", "native (b)")
+    a, b = arms.pair("tiny", {}, {"engine": "llama-cpp-python"}, None)
+    assert (a.title, b.title) == ("native llama-cpp-python", "container llama-server")
+    a, b = arms.pair("tiny", {}, {"threads": 2}, {"threads": 2, "engine": "llama-cpp-python"})
+    assert a.options["engine"] == "llama-server", "what it is compared with is no accident of what is there"
+    assert (a.title, b.title) == ("llama-server", "llama-cpp-python")
     assert arms.options("backend=container, cpus=0.5,kv-type=q8_0,memory=2g") == {
         "backend": "container",
         "cpus": 0.5,
@@ -286,6 +384,12 @@ def test_an_arm_is_what_is_said_and_the_rest_is_shared():
         ({"b": "backend=cloud"}, UnknownNameError, "cloud"),
         ({"a": "backend=native,cpus=1"}, UsageError, "cpus means nothing natively"),
         ({"a": "name=x"}, UnknownNameError, "name"),
+        ({"a": "engine=ollama"}, UnknownNameError, "ollama"),
+        (
+            {"b": "engine=llama-cpp-python,backend=container"},
+            UsageError,
+            "llama-cpp-python does not run with",
+        ),
         ({"blocks": 2}, UsageError, "blocks is 2"),
         ({"margin": 0.0}, UsageError, "margin is 0"),
         ({"tokens": 1}, UsageError, "tokens is 1"),
@@ -327,6 +431,15 @@ def test_what_was_not_wanted_makes_them_not_comparable():
         ("way there", False, True),
     ]
     assert arms.inequalities(arm("a"), arm("b")) == ()
+    one, other = {"engine": "llama-server"}, {"engine": "llama-cpp-python"}
+    several = arms.inequalities(
+        arm("a", one, **one), arm("b", other, **other, **{"engine's files": "3", "way there": "TCP"})
+    )
+    assert [(each.what, each.wanted, each.fatal) for each in several] == [
+        ("engine", True, False),
+        ("engine's files", False, True),
+        ("way there", False, True),
+    ]
 
 
 def test_other_tokens_from_the_same_files_are_no_comparison():
@@ -339,6 +452,11 @@ def test_other_tokens_from_the_same_files_are_no_comparison():
     assert rounding
     assert not rounding.fatal
     assert arms.answers(arm("a"), arm("b"), {"a": ["x", "y"], "b": ["x", "y"]}), "not even with itself"
+    engines = arms.answers(
+        arm("a", engine="llama-server"), arm("b", engine="llama-cpp-python"), {"a": ["x"], "b": ["y"]}
+    )
+    assert engines
+    assert (engines.wanted, engines.fatal) == (False, False), "told, but the work was the same"
 
 
 # Cards

@@ -20,7 +20,7 @@ from llmlab import render
 from llmlab.comparing import statistics, views
 from llmlab.comparing.card import Inequality, from_dict
 from llmlab.comparing.figure import figure
-from llmlab.comparing.metrics import BY_KEY, MAIN, METRICS
+from llmlab.comparing.metrics import BY_KEY, MAIN, MAIN_BY_CLIENT, METRICS
 from llmlab.comparing.results import Comparison
 from llmlab.comparing.views import forest, numbers, timeline
 from llmlab.comparing.views.drawing import scaled
@@ -34,6 +34,7 @@ ALL = (
     examples.equivalent, examples.negligible, examples.different, examples.quota, examples.page_cache,
     examples.way_there, examples.inconclusive, examples.not_comparable, examples.interrupted,
     examples.one_block, examples.nothing, examples.unknown_metrics, examples.with_outlier, examples.everything,
+    examples.two_engines,
 )  # fmt: skip
 
 
@@ -284,7 +285,9 @@ def test_text_has_a_line_for_each_metric_with_its_figures():
     compared = examples.everything()
     lines = str(compared).splitlines()
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("METRIC")) :]
-    for metric, line in zip(METRICS, table[1:], strict=False):
+    shown = [metric for metric in METRICS if metric.key in compared.findings]
+    assert len(shown) == len(METRICS) - 2, "all but what is by the client's clock"
+    for metric, line in zip(shown, table[1:], strict=False):
         found = compared.findings[metric.key]
         assert line.startswith(metric.title)
         for figure_ in (numbers.ratio(found), numbers.interval(found.low, found.high), found.verdict):
@@ -701,6 +704,64 @@ def test_a_card_that_is_not_comparable_is_not_made_so_by_another():
     both = views.against(examples.equivalent(), examples.not_comparable())
     for form in (plain(str(both)), page(both.to_html()).said):
         assert "The arms of the second are not comparable" in form
+
+
+# Two engines, one of which tells no times
+
+
+def test_where_an_engine_tells_no_times_the_verdict_is_about_what_the_client_measures():
+    compared = examples.two_engines()
+    assert compared.card.clock == compared.card.to_dict()["clock"] == "client"
+    assert compared.main.key == MAIN_BY_CLIENT
+    assert compared.verdict == compared.findings[MAIN_BY_CLIENT].verdict == "different"
+    for said in (plain(str(compared)), page(compared.to_html()).said, views.verdict(compared)):
+        assert "The output rate of llama-cpp-python is 3" in said
+        assert "% of that of llama-server" in said
+        assert "rates by the client's clock, because llama-cpp-python tells no times" in said
+        assert "engine's own rates" not in said, "one clock cannot tell the engine from the way to it"
+    assert "client's clock" not in views.verdict(examples.equivalent())
+    assert examples.equivalent().card.to_dict()["clock"] == "engine"
+
+
+def test_what_one_arm_does_not_tell_is_unknown_and_not_a_lack_of_blocks():
+    compared = examples.two_engines()
+    assert "generated" not in compared.findings
+    (line,) = [line for line in str(compared).splitlines() if line.startswith("generation rate ")]
+    assert f" {render.UNKNOWN} " in line
+    assert "unknown of b" in line
+    assert "too few blocks" not in line
+    assert "unknown of b" in page(compared.to_html()).said
+
+
+def test_pictures_show_the_rate_that_the_verdict_is_about():
+    compared = examples.two_engines()
+    labels = [drawing["label"] for drawing in page(compared.to_html()).drawings]
+    assert any(label.startswith("output rate of a and b in tokens/s, block by block") for label in labels)
+    assert any(label.startswith("output rate of 56 requests over") for label in labels)
+    assert "output rate, tokens/s" in str(figure(compared).to_dict()["layout"]["yaxis2"])
+    assert len(timeline.spots(seen(compared))) == 56
+
+
+def test_a_difference_of_engines_is_not_put_down_to_nothing():
+    assert "The engines themselves differ: what was counted does not point to" in views.verdict(
+        examples.two_engines(
+            blocks=tuple(
+                replace(
+                    block,
+                    requests=tuple(replace(each, evidence={"faults": 0.0}) for each in block.requests),
+                )
+                for block in examples.two_engines().card.blocks
+            )
+        )
+    )
+
+
+def test_cards_by_two_clocks_say_so_and_share_no_rate():
+    both = views.against(examples.equivalent(), examples.two_engines())
+    words = {each.metric.key: each.word for each in both.changes}
+    assert words["generated"] == words["output"] == "too few blocks"
+    assert words["total_s"] == "different"
+    assert "clock of the rates (first: the engine's, second: the client's)" in plain(str(both))
 
 
 # The figure

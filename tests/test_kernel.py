@@ -14,6 +14,11 @@ import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 
 import llmlab
+from llmlab.testing.hub import Fault, Hub
+from llmlab.weights import store
+from tests import test_builds
+from tests.conftest import eventually
+from tests.test_audit import left_of_audits
 
 PATIENCE_S = 60
 
@@ -195,6 +200,22 @@ def test_a_usage_error_fails_the_cell_in_one_line(kernel):
     assert line.strip() == "UsageError: no verb 'strat' (did you mean 'start'?)"
 
 
+def test_o_keeps_the_answer_and_shows_it_once(kernel, server):
+    asked = kernel.run('%llm ask k "What is a GPU?" -o answer')
+    assert len(asked.outputs) == 1
+    assert kernel.value("answer.text") in asked.texts("display_data")[0]
+    body = kernel.run("%%llm ask k -o other\nWhat is a GPU?")
+    assert len(body.outputs) == 1
+    assert kernel.value("type(other).__name__") == "Answer"
+
+
+def test_what_is_set_for_the_notebook_stands_in_the_python_line(kernel, require_engine):
+    kernel.run("%config LLMLab.backend = 'native'\n%config LLMLab.context = 256")
+    started = kernel.run("%llm start tiny --name k")
+    (line,) = started.texts("display_data")
+    assert "llmlab.start('tiny', backend='native', name='k', context=256)" in line
+
+
 def test_another_error_fails_the_cell_without_a_traceback(kernel):
     failed = kernel.run("%llm start ./no-such-file.gguf")
     assert failed.reply["status"] == "error"
@@ -259,6 +280,11 @@ def test_completion_reaches_the_front_end(kernel, server):
     assert complete("%llm sta") == ["start"]
     assert complete("x = %llm stop ") == ["k"]
     assert complete("%llm start --nat") == ["--native"]
+    kernel.run("kept_before = 1")
+    assert complete("%llm ps -o kept") == ["kept_before"]
+    cell = "%%llm ask \nWhat is it?"
+    found = kernel.reply(kernel.client.complete(cell, len("%%llm ask ")))["matches"]
+    assert "k" in found
 
 
 def test_an_interrupted_start_says_so_and_leaves_nothing(kernel, require_engine):
@@ -273,8 +299,95 @@ def test_an_interrupted_start_says_so_and_leaves_nothing(kernel, require_engine)
         "reporter().stage = stage\n"
     )
     failed = kernel.run("%llm start tiny --native --name k")
-    assert failed.reply["status"] == "error"
-    assert failed.reply["ename"] == "KeyboardInterrupt"
+    assert says_interrupted(failed, "start")
     (line,) = failed.texts("display_data")
     assert line.startswith("✗ start tiny")
     assert len(llmlab.ps()) == 0
+
+
+# The stop button, pressed once
+
+
+def says_interrupted(cell: Cell, verb: str) -> bool:
+    """Whether a cell has failed with one line that says so, and no traceback."""
+    (error,) = [output for output in cell.outputs if output["kind"] == "error"]
+    return bool(cell.reply["status"] == "error" and error["traceback"] == [f"Interrupted: {verb}"])
+
+
+def stopped_at(kernel: Kernel, source: str, shown: str, after_s: float = 0.0) -> Cell:
+    """Run a cell, and press stop when it shows something, or a while later."""
+
+    def shows(cell: Cell) -> bool:
+        return any(shown in text for text in cell.texts("display_data"))
+
+    message = kernel.begin(source)
+    cell = kernel.finish(message, until=shows)
+    time.sleep(after_s)
+    kernel.manager.interrupt_kernel()
+    return kernel.finish(message, cell)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.2])
+def test_a_doctor_who_is_stopped_says_so(kernel, after_s):
+    assert says_interrupted(stopped_at(kernel, "%llm doctor", "doctor", after_s), "doctor")
+    assert kernel.run("%llm ps").ok
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.5])
+def test_an_audit_that_is_stopped_leaves_nothing(kernel, require_engine, require_docker, after_s):
+    assert kernel.run("%llm start tiny --container --name k").ok
+    assert says_interrupted(stopped_at(kernel, "%llm audit k", "audit", after_s), "audit")
+    eventually(lambda: not left_of_audits())
+    assert [server.name for server in llmlab.ps()] == ["k"]
+    assert kernel.run('%llm ask k "What is a GPU?"').ok
+
+
+@pytest.mark.parametrize(("shown", "after_s"), [("start", 0.0), ("start", 1.0), ("block", 0.5)])
+def test_a_comparison_that_is_stopped_keeps_what_it_has_and_leaves_no_server(
+    kernel, require_engine, shown, after_s
+):
+    source = "%llm compare tiny --a backend=native --b backend=native --blocks 30 --tokens 50 -o seen"
+    cell = stopped_at(kernel, source, shown, after_s)
+    if cell.ok:
+        assert "interrupted after" in kernel.value("str(seen)")
+    else:
+        assert says_interrupted(cell, "compare")
+    assert len(llmlab.ps()) == 0
+
+
+def test_a_pull_that_is_stopped_goes_on_where_it_was(kernel, tmp_path):
+    folder = tmp_path / "served" / "teach" / "tiny-GGUF"
+    folder.mkdir(parents=True)
+    (folder / "tiny-Q4_0.gguf").write_bytes(store.builtin_path().read_bytes())
+    hub = Hub(tmp_path / "served")
+    hub.faults.append(Fault("slow", times=1, bytes_per_s=100_000))
+    with hub.serving() as running:
+        kernel.run(
+            f"import os\nos.environ.update(HF_ENDPOINT={running.endpoint!r}, HF_HOME={str(tmp_path / 'home')!r},"
+            f" LLMLAB_CACHE_DIR={str(tmp_path / 'cache')!r})"
+        )
+        cell = stopped_at(kernel, "%llm pull hf:teach/tiny-GGUF", "pull", after_s=1.0)
+        assert says_interrupted(cell, "pull")
+        assert any("goes on from there" in text for text in cell.texts("display_data"))
+        assert kernel.run("%llm pull hf:teach/tiny-GGUF -o whole").ok
+        assert kernel.value("whole.downloaded_bytes < whole.file_bytes")
+
+
+def test_a_build_that_is_stopped_goes_on_where_it_was(kernel, require_engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLAB_CACHE_DIR", str(tmp_path / "cache"))
+    started, go = tmp_path / "started", tmp_path / "go"
+    wait = f"touch '{started}'; while [ ! -e '{go}' ]; do sleep 0.05; done"
+    test_builds._project(test_builds._work() / "source", f'exec "{require_engine.server}" "$@"', before=wait)
+    kernel.run(
+        f"import os\nos.environ['LLMLAB_CACHE_DIR'] = {os.environ['LLMLAB_CACHE_DIR']!r}\n"
+        f"os.environ['PATH'] = {test_builds._path_without('llama-server')!r}"
+    )
+    message = kernel.begin("%llm build")
+    eventually(started.exists, within_s=60)
+    kernel.manager.interrupt_kernel()
+    cell = kernel.finish(message)
+    assert says_interrupted(cell, "build")
+    assert any("goes on from there" in text for text in cell.texts("display_data"))
+    go.touch()
+    assert kernel.run("%llm build -o built").ok
+    assert kernel.value("built.compiled_s is not None")

@@ -17,7 +17,7 @@ from traitlets.config import Config
 from llmlab import lab, render, reporting, verbs
 from llmlab.errors import StartError
 from llmlab.lab import registry
-from llmlab.notebook import cards
+from llmlab.notebook import cards, completion
 from llmlab.results import Answer
 from llmlab.weights import catalog, store
 
@@ -158,6 +158,18 @@ def test_a_number_can_be_a_variable_in_an_option_and_a_name_in_a_function(shell,
         ('%llm ask "{{topik}}"', "did you mean 'topic'?"),
         ('%llm ask "{{zzzzzz}}"', r"\{{zzzzzz}}"),
         ("%%llm start tiny\nbody", "body"),
+        ("%llm start --nativ", "did you mean '--native'?"),
+        ("%llm start --profile seeled", "did you mean 'sealed'?"),
+        ("%llm inspect nobody", "nobody"),
+        ("%llm logs nobody --tial 3", "did you mean '--tail'?"),
+        ("%llm models qwen2.5-0.5", "did you mean 'qwen2.5-0.5b'?"),
+        ("%llm pull qwn2.5-0.5b", "did you mean 'qwen2.5-0.5b'?"),
+        ("%llm verify tniy", "did you mean 'tiny'?"),
+        ("%llm rm tniy", "did you mean 'tiny'?"),
+        ("%llm audit nobody", "nobody"),
+        ("%llm monitor nobody", "nobody"),
+        ("%llm ask nobody hello", "nobody"),
+        ("%llm chat nobody", "nobody"),
     ],
 )
 def test_a_usage_error_is_one_line_and_the_cell_fails(shell, source, says, capsys, monkeypatch):
@@ -193,7 +205,14 @@ def test_help_is_printed_and_lists_what_there_is(shell, capsys):
     assert all(f"  {name}" in overview for name in verbs.VERBS)
     for name in verbs.VERBS:
         assert run(shell, f"%llm {name} --help") is None
-        assert f"%llm {name}" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert f"%llm {name}" in shown
+        assert "-o NAME, --out NAME" in shown
+        for parameter in verbs.VERBS[name].parameters:
+            assert parameter.help, f"{name}: {parameter.name} is not explained"
+            assert all(flag in shown for flag in parameter.flags)
+        assert run(shell, f"%llm {name} -h") is None
+        assert capsys.readouterr().out == shown
 
 
 def test_the_docstring_is_what_a_question_mark_shows(shell, capsys):
@@ -202,6 +221,8 @@ def test_the_docstring_is_what_a_question_mark_shows(shell, capsys):
     shown = capsys.readouterr().out
     assert "%llm start tiny" in shown
     assert r"\{{name}}" in shown
+    assert "-o server" in shown
+    assert "%config LLMLab" in shown
 
 
 def test_a_question_mark_does_not_turn_a_question_into_a_request_for_help(shell, asked, capsys):
@@ -212,6 +233,73 @@ def test_a_question_mark_does_not_turn_a_question_into_a_request_for_help(shell,
     capsys.readouterr()
     run(shell, "x = 1\n%llm?")
     assert "%llm start tiny" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '%llm ask "x" -o kept',
+        '%llm ask -o kept "x"',
+        '%llm ask "x" --out kept',
+        '%llm ask "x" --out=kept',
+        "%%llm ask -o kept\nx",
+        "%%llm ask box -o kept\nx",
+        'other = %llm ask "x" -o kept',
+    ],
+)
+def test_o_keeps_the_result_in_a_variable(shell, asked, source):
+    value = run(shell, source)
+    assert shell.user_ns["kept"].text == "It is."
+    assert asked[0]["prompt"] == "x"
+    assert (shell.user_ns["other"] if value is None else value) is shell.user_ns["kept"]
+
+
+@pytest.mark.parametrize("verb", ["ps", "models", "doctor", "stop --all", "ps --json"])
+def test_o_is_for_every_verb(shell, verb):
+    value = run(shell, f"%llm {verb} -o kept")
+    assert value is shell.user_ns["kept"]
+    assert isinstance(value, dict) == ("--json" in verb)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ('%llm ask "x" -o 2x', "'2x' is no name for a variable (such as -o answer)"),
+        ('%llm ask "x" -o a.b', "'a.b' is no name"),
+        ('%llm ask "x" --out=class', "'class' is no name"),
+        ('%llm ask "x" --out', "--out needs a variable's name"),
+        ("%%llm ask -o\nx", "-o needs a variable's name (such as -o answer)"),
+    ],
+)
+def test_o_wants_the_name_of_a_variable_before_anything_is_done(shell, asked, source, says, capsys):
+    error, printed = fails(shell, source, capsys)
+    assert type(error) is UsageError
+    assert says in printed
+    assert asked == []
+
+
+def test_o_in_a_prompt_is_a_part_of_it(shell, asked):
+    run(shell, '%llm ask "-o is an option, --out=x too"')
+    run(shell, "%llm ask -- -o")
+    run(shell, "%%llm ask\n-o answer")
+    assert [call["prompt"] for call in asked] == ["-o is an option, --out=x too", "-o", "-o answer"]
+
+
+def test_a_result_that_did_not_come_keeps_what_was_there(shell, asked, capsys):
+    shell.user_ns["kept"] = "before"
+    fails(shell, "%llm stop nobody -o kept", capsys)
+    assert shell.user_ns["kept"] == "before"
+
+
+def test_ctrl_c_in_any_verb_is_one_line(shell, asked, monkeypatch, capsys):
+    @functools.wraps(lab.ask)
+    def ask(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab, "ask", ask)
+    error, printed = fails(shell, '%llm ask "x"', capsys)
+    assert isinstance(error, KeyboardInterrupt)
+    assert printed.strip() == "Interrupted: ask"
 
 
 def test_json_is_data_and_shows_nothing_else(shell, asked, capsys):
@@ -284,10 +372,26 @@ def two_servers():
         ("%llm stop bo", ["boxed"]),
         ("%llm ask pl", ["plain"]),
         ("%%llm ask bo", ["boxed"]),
+        ("%%llm ask boxed --sy", ["--system"]),
+        ("%llm ps --o", ["--out"]),
+        ("%llm ps -o mine_", ["mine_a", "mine_b"]),
+        ("%%llm ask --out mine_b", ["mine_b"]),
+        ("x = %llm ps -o _mi", []),
     ],
 )
 def test_completion(shell, two_servers, line, expected):
+    shell.user_ns.update(mine_a=1, mine_b=2, _mine=3)
     assert sorted(completions(shell, line)) == sorted(expected)
+
+
+def test_completion_in_the_first_line_of_a_cell_and_not_in_its_body(shell, two_servers):
+    cell = "%%llm ask bo\n%llm sta"
+    with provisionalcompleter():
+        first = [found.text for found in shell.Completer.completions(cell, len("%%llm ask bo"))]
+        body = [found.text for found in shell.Completer.completions(cell, len(cell))]
+    assert first == ["boxed"]
+    assert "start" not in body
+    assert completion.candidates([], "", cell=True) == ["ask"], "which alone takes a body"
 
 
 def test_completion_of_a_models_path(shell, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import resource
@@ -304,27 +303,6 @@ def test_without_measuring_the_sentence_is_a_prediction():
     assert "MEASURED" not in str(seen).upper().replace("BE MEASURED", "")
 
 
-def test_a_guess_is_held_against_what_is_predicted_and_what_was_measured():
-    roof = Roofs(bytes_per_s=20e9, operations_per_s=200e9)
-    work = Work(tokens=1, context=0, weight_bytes=500_000_000, kv_bytes=0, operations=1_000_000_000)
-    blind = line(decode=Phase.of("decode", work, roof))
-    assert blind.guess(50) == "40 tokens/s are predicted: 50 is 25 % too high."
-    measured = line(decode=Phase.of("decode", work, roof, measured=(25.0,)))
-    assert measured.guess(25.1) == (
-        "40 tokens/s are predicted: 25.1 is 37 % too low. 25 tokens/s were measured: 25.1 is right to 2 %."
-    )
-    assert "5 is too low by a factor of 8." in blind.guess(5)
-    unknown = line(decode=Phase.of("decode", work, Roofs(bytes_per_s=None, operations_per_s=None)))
-    assert unknown.guess(5) == "Nothing is known to hold the guess against."
-
-
-@pytest.mark.parametrize("wrong", [0, -1, math.nan, math.inf, True, "ten", None])
-def test_a_guess_that_is_no_rate_is_refused(wrong: Any):
-    with pytest.raises(UsageError, match="is no rate") as caught:
-        line().guess(wrong)
-    assert "above 0" in str(caught.value.hint)
-
-
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
@@ -516,9 +494,6 @@ def test_a_prediction_alone_starts_nothing():
     assert seen.decode.bound == "memory"
     assert seen.prefill.work.tokens == 512
     assert llmlab.ps().servers == ()
-    assert f"are predicted: {seen.predicted * 2:.3g} is too high by a factor of 2" in seen.guess(
-        seen.predicted * 2
-    )
     assert any("were not measured" in note for note in seen.notes)
 
 

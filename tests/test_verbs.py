@@ -87,8 +87,9 @@ def test_parameter_arrives(verb, parameter):
     for typed in parameter.choices or ("3",):
         words = [*parameter.flags, typed, *rest]
         if not parameter.flags:
-            # The optional positional stands before the required ones.
-            words = [typed, *rest] if parameter.default is not inspect.Parameter.empty else [typed]
+            # Optional positionals stand before the required ones, each behind those before it.
+            optional = parameter.default is not inspect.Parameter.empty
+            words = [*["other"] * verb.positionals.index(parameter), typed, *rest] if optional else [typed]
         value = parse([verb.name, *words]).arguments[parameter.name]
         assert value == (parameter.type or str)(typed)
         assert type(value) is (parameter.type or str)

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmlab.auditing import Audit, AuditComparison, audit
     from llmlab.builds import build
+    from llmlab.chatting import Chat, Exchange, chat
     from llmlab.checkup import doctor
     from llmlab.comparing import Comparison, compare
+    from llmlab.comparing.predicting import Guess, Guessing, predict
     from llmlab.errors import AskInterrupted, LabError
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
     from llmlab.library import models, pull, rm, verify
     from llmlab.monitoring import Monitoring, Watch, monitor
+    from llmlab.paneling import Panel, panel
     from llmlab.results import Answer, Logs, ServerList, ServerStatus, Stopped
     from llmlab.results_dry_run import DryRun
     from llmlab.results_isolation import Inspection
@@ -38,23 +41,31 @@ _EXPORTS = {
     "inspect": "lab",
     "logs": "lab",
     "ask": "lab",
+    "chat": "chatting",
     "attach": "lab",
     "audit": "auditing",
     "monitor": "monitoring",
     "compare": "comparing",
+    "predict": "comparing.predicting",
     "models": "library",
     "pull": "library",
     "rm": "library",
     "verify": "library",
     "build": "builds",
     "doctor": "checkup",
+    "panel": "paneling",
     "Server": "lab",
     "Answer": "results",
     "Audit": "auditing",
+    "Chat": "chatting",
+    "Exchange": "chatting",
     "AuditComparison": "auditing",
     "Monitoring": "monitoring",
     "Comparison": "comparing",
+    "Guess": "comparing.predicting",
+    "Guessing": "comparing.predicting",
     "Watch": "monitoring",
+    "Panel": "paneling",
     "DryRun": "results_dry_run",
     "Inspection": "results_isolation",
     "Logs": "results",
@@ -70,12 +81,17 @@ __all__ = [
     "AskInterrupted",
     "Audit",
     "AuditComparison",
+    "Chat",
     "Comparison",
     "DryRun",
+    "Exchange",
+    "Guess",
+    "Guessing",
     "Inspection",
     "LabError",
     "Logs",
     "Monitoring",
+    "Panel",
     "Server",
     "ServerList",
     "ServerStatus",
@@ -86,12 +102,15 @@ __all__ = [
     "attach",
     "audit",
     "build",
+    "chat",
     "compare",
     "doctor",
     "inspect",
     "logs",
     "models",
     "monitor",
+    "panel",
+    "predict",
     "ps",
     "pull",
     "rm",

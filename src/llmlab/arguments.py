@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +17,11 @@ class Arg:
         choices_as_flags: Each of its choices is a flag: `--native`, `--container`.
         positional: It is typed without an option's name although it is
             keyword-only in Python; optional positionals stand before required ones.
+        choices: Tells all the values it may have, where its type names only some.
     """
 
     metavar: str = ""
     completes: Literal["server", "model", "path", ""] = ""
     choices_as_flags: bool = False
     positional: bool = False
+    choices: Callable[[], Sequence[str]] | None = None

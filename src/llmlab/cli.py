@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab import render, runtime, verbs
 from llmlab.errors import AskInterrupted, LabError, UsageError
-from llmlab.reporting import Repainter, Reporter, Transfer, reporting_to
+from llmlab.reporting import Lines, Repainter, Reporter, Transfer, reporting_to
 from llmlab.results import Answer
 
 if TYPE_CHECKING:
     from llmlab.monitoring import Watch
     from llmlab.monitoring.painting import Painting
     from llmlab.monitoring.samples import Samples
+    from llmlab.reporting import Course
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _PROG = "llmlab"
@@ -42,6 +43,7 @@ class TerminalReporter(Reporter):
         self._transfer: tuple[Transfer, Repainter] | None = None
         self._samples: Samples | None = None
         self._painting: Painting | None = None
+        self._lines = Lines(sys.stderr)  # of a course
 
     @property
     def streamed(self) -> bool:
@@ -60,6 +62,13 @@ class TerminalReporter(Reporter):
             self._close_transfer()
         self._stage, self._detail = stage, detail
         self._paint(at_once=changed)
+
+    def course(self, course: Course) -> None:
+        """Lines that are written over; in a pipe one for each stage."""
+        if self._live:
+            self._lines.paint(course.lines(self._lines.columns))
+        else:
+            super().course(course)
 
     def progress(self, done: int, total: int | None) -> None:
         """The same line, with a bar and the rate."""
@@ -97,6 +106,8 @@ class TerminalReporter(Reporter):
     def end(self, *, failed: bool) -> None:
         """Close the line, or wipe it when all went well."""
         self._close_transfer()
+        if self._live:
+            self._lines.paint(())
         if self._live and self._stage:
             sys.stderr.write("\n" if failed else "\r\033[K")
             sys.stderr.flush()
@@ -188,6 +199,8 @@ def _run(words: Sequence[str]) -> int:
             result = call.run()
             if hasattr(result, "follow"):  # a watch goes on; here nothing else does
                 result = result.follow(None, reporter.looked)
+            if hasattr(result, "converse"):  # so does a conversation, until the input ends
+                return int(result.converse(_print_json if call.json else None))
     except verbs.HelpShown as shown:
         print(shown.text)
         return 0
@@ -221,7 +234,10 @@ def _failed(error: BaseException, *, json_wanted: bool) -> int:
 
 
 def _print_json(data: Any) -> None:
-    text = json.dumps(data, ensure_ascii=False)
+    # JSON leaves some control characters as they are; a terminal would obey them.
+    text = "".join(
+        c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(data, ensure_ascii=False)
+    )
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -58,11 +58,14 @@ class LabError(Exception):
         self.log_tail = tuple(log_tail)
 
     def __str__(self) -> str:
-        """The message, the log's tail and the hint, as a person reads them."""
-        parts = [self.message]
+        """The message, the log's tail and the hint, as a person reads them.
+
+        What an engine has said is in it: control characters are made visible.
+        """
+        parts = [_visible(self.message)]
         if self.log_tail:
             parts.append("The engine's last lines:")
-            parts.extend(f"  | {line}" for line in self.log_tail)
+            parts.extend(f"  | {_visible(line)}" for line in self.log_tail)
         if self.hint:
             parts.append(f"→ {self.hint}")
         return "\n".join(parts)
@@ -86,7 +89,7 @@ class UsageError(LabError):
 
     def __str__(self) -> str:
         """Message and hint on one line."""
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        return _visible(f"{self.message} ({self.hint})" if self.hint else self.message)
 
 
 class UnknownNameError(UsageError):
@@ -204,16 +207,23 @@ class AskInterrupted(KeyboardInterrupt):
 
     Attributes:
         answer: The answer as far as it came; its `finish_reason` is "interrupted".
-        note: Whether the server was seen to stop generating.
+        note: Whether the server was seen to stop generating, in words.
+        stopped: True if it was; None if that cannot be said.
     """
 
-    def __init__(self, answer: Answer, note: str) -> None:
+    def __init__(self, answer: Answer, note: str, *, stopped: bool | None = None) -> None:
         super().__init__(note)
         self.answer = answer
         self.note = note
+        self.stopped = stopped
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted after {self.answer.completion_tokens} tokens: {self.note}"]
+
+
+def _visible(text: str) -> str:
+    """As `render.plain`, which stands above this module."""
+    return "".join(c if c.isprintable() or c in "\n\t\u00a0" else repr(c)[1:-1] for c in text)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -6,13 +6,14 @@ It reports to the current `Reporter`; the doors put theirs in place.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from llmlab.monitoring import Watch
@@ -25,6 +26,27 @@ STAGES: tuple[Stage, ...] = ("pull", "engine", "image", "model", "load", "ready"
 _SAMPLE_S = 0.1
 _WINDOW_S = 5.0
 _SHORTEST_S = 0.5  # of less, a rate would be chance
+
+
+class Course(Protocol):
+    """How far something has got that is disturbed by whoever draws meanwhile, such as a measurement.
+
+    Attributes:
+        stage: Where it is, one of the stages that were given to `Reporter.begin`.
+        detail: Where in it, and how long it will still take.
+    """
+
+    @property
+    def stage(self) -> str: ...  # noqa: D102 - above
+
+    @property
+    def detail(self) -> str: ...  # noqa: D102 - above
+
+    def lines(self, columns: int) -> list[str]:
+        """It as lines of at most so many columns."""
+
+    def to_html(self) -> str:
+        """It as a picture, without its stage and detail."""
 
 
 class Reporter:
@@ -53,6 +75,14 @@ class Reporter:
         after it counts for the rate. Called as often as one likes, from any
         thread; it may go back where something begins anew.
         """
+
+    def course(self, course: Course) -> None:
+        """It has got so far, and does not want to be disturbed until the next call.
+
+        In place of `stage`, from the first one to `end`. All is shown before this
+        returns; from then on no thread draws anything of it, and no clock ticks.
+        """
+        self.stage(course.stage, course.detail)
 
     def end(self, *, failed: bool) -> None:
         """It is over."""
@@ -250,3 +280,37 @@ class Repainter:
             if not self._closed.is_set():
                 self._paint()
             self._closed.wait(self._pause_s)
+
+
+class Lines:
+    """Lines at the end of a terminal that are written over in place; by no thread of its own.
+
+    Args:
+        stream: The terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._count = 0
+
+    @property
+    def columns(self) -> int:
+        """So many fit into a line: one less than there are, for in some terminals a full line wraps."""
+        return self._size()[0] - 1
+
+    def paint(self, lines: Sequence[str]) -> None:
+        """Show these in place of the last ones; none to take them away."""
+        if not lines and not self._count:
+            return
+        shown = lines[: self._size()[1] - 1]
+        up = f"\033[{self._count}A" if self._count else ""
+        self._stream.write(up + "".join(f"\r\033[K{line}\n" for line in shown) + "\033[J")
+        self._stream.flush()
+        self._count = len(shown)
+
+    def _size(self) -> tuple[int, int]:
+        with suppress(OSError, ValueError):
+            columns, lines = os.get_terminal_size(self._stream.fileno())
+            if columns and lines:
+                return columns, lines
+        return 80, 24

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llmlab import render
+from llmlab.render import frames
+from llmlab.render.markdown import safe_markdown
 
 State = Literal["ready", "loading", "exited", "stopped", "lost"]
 """ready: answers. loading: runs, does not answer yet. exited: ended by itself.
@@ -36,6 +38,21 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token of an answer, and how likely it was.
+
+    Attributes:
+        text: The token; "" where it is only a part of a character. Untrusted.
+        probability: That of the model, before temperature and the like; 0 to 1.
+        likeliest: The likeliest tokens at this place, with their probabilities.
+    """
+
+    text: str
+    probability: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Result):
     """One answer and how long it took. Unknown figures are None, never 0.
 
@@ -62,6 +79,8 @@ class Answer(Result):
         neutralised: Control tokens found in the prompt and made harmless.
         synthetic: Whether the weights are random. The figures count then; what
             was written does not, and `text` is empty.
+        tokens: Its tokens with their probabilities; None if they were not asked
+            for, or the engine does not tell.
     """
 
     text: str
@@ -77,10 +96,11 @@ class Answer(Result):
     cached_tokens: int | None = None
     neutralised: tuple[str, ...] = ()
     synthetic: bool = False
+    tokens: tuple[Token, ...] | None = None
 
     def __str__(self) -> str:
-        """The text alone; of random weights, what became of it."""
-        return self.text or (_NOISE if self.synthetic else "")
+        """The text alone, control characters made visible; of random weights, what became of it."""
+        return render.plain(self.text) or (_NOISE if self.synthetic else "")
 
     def chips(self) -> list[tuple[str, str, str]]:
         """The figures to show: (label, value, definition)."""
@@ -132,6 +152,39 @@ class Answer(Result):
     def to_html(self) -> str:
         """The text and its figures."""
         return render.html_answer(str(self), self.chips())
+
+    def markdown(self) -> Formatted:
+        """The answer with its Markdown shown: safely, and with a list of what was blocked.
+
+        No HTML of the model's, no images, links only to http, https and mailto, with
+        their addresses spelled out.
+        """
+        return Formatted(answer=self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formatted(Result):
+    """An answer whose Markdown is shown.
+
+    Attributes:
+        answer: The answer.
+    """
+
+    answer: Answer
+
+    def __str__(self) -> str:
+        """The text as it was written, control characters made visible."""
+        return str(self.answer)
+
+    def to_html(self) -> str:
+        """The Markdown as safe HTML, what was blocked, and the figures."""
+        safe = safe_markdown(str(self.answer) if self.answer.synthetic else self.answer.text)
+        return render.html_reply(safe.html, self.answer.chips())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer, and what is blocked in it."""
+        blocked = [asdict(each) for each in safe_markdown(self.answer.text).blocked]
+        return {**self.answer.to_dict(), "blocked": blocked}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +284,14 @@ class ServerList(Result, Sequence[ServerStatus]):
         if not self.servers:
             return render.html_card("No servers", render.html_text("Start one: %llm start tiny"))
         return render.html_table(*self._table())
+
+    def to_frame(self) -> Any:
+        """A pandas data frame: a row a server, a column for each attribute of it and its `usage`.
+
+        Raises:
+            UsageError: If pandas is not installed.
+        """
+        return frames.frame_of(self.servers, ServerStatus)
 
     def _table(self) -> tuple[tuple[str, ...], list[list[str]]]:
         """Header and rows; what servers take stands there if it was asked for."""

@@ -13,6 +13,7 @@ import inspect
 import itertools
 import math
 import re
+import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -31,15 +32,21 @@ _MODULES = {
     "audit": "llmlab.auditing",
     "monitor": "llmlab.monitoring",
     "compare": "llmlab.comparing",
+    "predict": "llmlab.comparing.predicting",
     "logs": "llmlab.lab",
     "ask": "llmlab.lab",
+    "chat": "llmlab.chatting",
     "models": "llmlab.library",
     "pull": "llmlab.library",
     "rm": "llmlab.library",
     "verify": "llmlab.library",
     "build": "llmlab.builds",
     "doctor": "llmlab.checkup",
+    "panel": "llmlab.paneling",
 }
+
+_EVERYWHERE = frozenset({"json", "help", "out"})  # options of every verb
+_VARIABLE = re.compile(r"\{\{\s*[^\W\d]\w*\s*\}\}")
 
 
 class HelpShown(Exception):  # noqa: N818 - not an error
@@ -189,6 +196,33 @@ class Call:
         parts.sort(key=lambda part: bool(re.match(r"\w+=", part)))
         return f"llmlab.{self.verb.name}({', '.join(parts)})"
 
+    def magic(self) -> str:
+        """The line of a notebook's cell that does the same; texts must be of one line."""
+        # In a cell {{name}} is a variable's value; with a backslash before it, it is itself.
+        return "%llm " + shlex.join(_VARIABLE.sub(r"\\\g<0>", word) for word in self.words())
+
+    def words(self) -> list[str]:
+        """The words that are typed for it, the verb first; `parse` makes the same call of them."""
+        options: list[str] = []
+        for parameter in self.verb.options:
+            value = self.arguments.get(parameter.name)
+            if value is None or value is False:
+                continue
+            if parameter.values:
+                options.append(parameter.flags[parameter.values.index(value)])
+            elif parameter.type is None:
+                options.append(parameter.flags[0])
+            else:
+                text = str(value)
+                # What begins with a dash, or is empty, must not be taken for something else.
+                joined = text.startswith("-") or not text
+                options += [f"{parameter.flags[0]}={text}"] if joined else [parameter.flags[0], text]
+        given = (self.arguments.get(parameter.name) for parameter in self.verb.positionals)
+        texts = [str(value) for value in given if value is not None]
+        if any(text.startswith("-") for text in texts):
+            return [self.verb.name, *options, "--", *texts]
+        return [self.verb.name, *texts, *options]
+
 
 def parse(argv: Sequence[str], *, prog: str = "llmlab", body: str | None = None) -> Call:
     """Read a command line.
@@ -328,7 +362,8 @@ def _add_option(parser: argparse.ArgumentParser, parameter: Parameter) -> None:
 def _parameters(function: Callable[..., Any]) -> typing.Iterator[Parameter]:
     hints = typing.get_type_hints(function, include_extras=True)
     helps = _argument_docs(function)
-    for name, parameter in inspect.signature(function).parameters.items():
+    signature = inspect.signature(function).parameters
+    for name, parameter in signature.items():
         # Python 3.10 wraps the hint of a parameter with the default None once more.
         annotation, arg = hints[name], Arg()
         if typing.get_origin(inner := _without_none(annotation)) is typing.Annotated:
@@ -342,6 +377,10 @@ def _parameters(function: Callable[..., Any]) -> typing.Iterator[Parameter]:
             if typing.get_origin(plain) is Literal
             else ()
         )
+        if arg.choices:
+            # What other packages bring must not be called as another option is.
+            taken = {each.removesuffix("_s").replace("_", "-") for each in signature} | _EVERYWHERE
+            choices = tuple(each for each in arg.choices() if each not in taken)
         positional = arg.positional or parameter.kind is not inspect.Parameter.KEYWORD_ONLY
         flag = "--" + name.removesuffix("_s").replace("_", "-")
         if positional:

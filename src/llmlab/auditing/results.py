@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from llmlab.auditing import views
 from llmlab.auditing.checks import Group, Severity
+from llmlab.render import frames
 from llmlab.results import Result
 from llmlab.specs import to_dict
 
@@ -138,6 +139,14 @@ class Audit(Result):
         """The audit as plain JSON data."""
         return {**to_dict(self), "passed": self.passed, "counts": self.counts}
 
+    def to_frame(self) -> Any:
+        """A pandas data frame: a row a check, with the server.
+
+        Raises:
+            UsageError: If pandas is not installed.
+        """
+        return _frame([self])
+
     def __str__(self) -> str:
         """A table, what failed first."""
         return views.audit_text(self)
@@ -175,6 +184,14 @@ class AuditComparison(Result, Sequence[Audit]):
         """The audits as plain JSON data."""
         return {"audits": [audit.to_dict() for audit in self.audits]}
 
+    def to_frame(self) -> Any:
+        """A pandas data frame: a row a server and check.
+
+        Raises:
+            UsageError: If pandas is not installed.
+        """
+        return _frame(self.audits)
+
     def __str__(self) -> str:
         """A table: checks down, servers across."""
         return views.comparison_text(self.audits)
@@ -182,3 +199,8 @@ class AuditComparison(Result, Sequence[Audit]):
     def to_html(self) -> str:
         """The same as a card."""
         return views.comparison_html(self.audits)
+
+
+def _frame(audits: Sequence[Audit]) -> Any:
+    found = [(audit.server, finding) for audit in audits for finding in audit.findings]
+    return frames.frame_of([each for _, each in found], Finding, server=[server for server, _ in found])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from llmlab import render
 from llmlab.checkup.facts import Facts
+from llmlab.render import frames
 from llmlab.results import Result
 
 RowState = Literal["ok", "warning", "fail", "not applicable", "unknown"]
@@ -83,6 +84,14 @@ class Diagnosis(Result):
     def to_dict(self) -> dict[str, Any]:
         """Rows and facts as plain JSON data."""
         return {"rows": [row.to_dict() for row in self.rows], "facts": self.facts.to_dict()}
+
+    def to_frame(self) -> Any:
+        """A pandas data frame: a row for each thing that was looked at.
+
+        Raises:
+            UsageError: If pandas is not installed.
+        """
+        return frames.frame_of(self.rows, Row)
 
     def summary(self) -> str:
         """How many rows are in which state."""

@@ -5,7 +5,7 @@ checked before a prompt is sent, and closing it is what cancels a request.
 """
 
 from llmlab.client.client import Client
-from llmlab.client.connection import Opener, Verify
+from llmlab.client.connection import Cancel, Opener, Verify
 from llmlab.client.exchange import ChatRequest, Completion
 
-__all__ = ["ChatRequest", "Client", "Completion", "Opener", "Verify"]
+__all__ = ["Cancel", "ChatRequest", "Client", "Completion", "Opener", "Verify"]

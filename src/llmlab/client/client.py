@@ -6,11 +6,12 @@ import http.client
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from llmlab.client.connection import Connection, Opener, Verify, gone, open_socket
+from llmlab.client import completing
+from llmlab.client.connection import Cancel, Connection, Opener, Verify, gone, open_socket
 from llmlab.client.events import events
 from llmlab.client.exchange import ChatRequest, Completion, Progress
 from llmlab.errors import (
@@ -21,9 +22,8 @@ from llmlab.errors import (
     ServerError,
     ServerStoppedError,
 )
-from llmlab.prompts import neutralise
 from llmlab.results import Answer
-from llmlab.specs import Endpoint
+from llmlab.specs import Endpoint, EngineName
 
 _IDLE_CHECK_S = 5.0
 _ERROR_BYTES = 65536
@@ -96,12 +96,15 @@ class Client:
             raise self._refused(response.status, body)
         return body.decode(errors="replace")
 
-    def chat(self, request: ChatRequest, on_text: Callable[[str], None]) -> Answer:
+    def chat(
+        self, request: ChatRequest, on_text: Callable[[str], None], cancel: Cancel | None = None
+    ) -> Answer:
         """Ask, and hand on the answer piece by piece as it is read.
 
         Args:
             request: The question.
             on_text: Called with each non-empty piece of text.
+            cancel: Ends it from another thread, as Ctrl-C does from this one.
 
         Raises:
             AskInterrupted: On Ctrl-C; the connection is closed and the server
@@ -113,25 +116,13 @@ class Client:
             ServerStoppedError: If the server is not there, or dies meanwhile;
                 what had come is in its `answer` attribute.
         """
-        prompt, found = neutralise(request.prompt, request.control_tokens)
-        system, found_too = neutralise(request.system, request.control_tokens)
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": prompt})
-        body: dict[str, Any] = {
-            "messages": messages,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if request.seed is not None:
-            body["seed"] = request.seed
-        if request.ignore_eos:
-            body["ignore_eos"] = True
+        body, found = request.body()
         payload = json.dumps(body).encode()
-        progress = Progress(self._name, time.perf_counter(), tuple(dict.fromkeys(found + found_too)))
+        progress = Progress(self._name, time.perf_counter(), found)
+        cancel = cancel or Cancel()
         try:
             with self._connection(request.timeout_s) as connection:
+                cancel.hold(connection.sock)
                 progress.sent = time.perf_counter()
                 connection.request(
                     "POST",
@@ -146,121 +137,113 @@ class Client:
                         raise self._refused(response.status, response.read(_ERROR_BYTES))
                     self._read(response, progress, on_text)
         except KeyboardInterrupt:
-            answer = progress.answer("interrupted")
-            try:
-                note = self._watch_idle()
-            except KeyboardInterrupt:
-                note = "the connection is closed; whether the server has stopped was not waited for"
-            raise AskInterrupted(answer, note) from None
+            raise self._interrupted(progress) from None
         except _Unshown as error:
             # Writing to a closed pipe is no fault of the server's.
             raise error.reason from None
-        except TimeoutError as error:
+        except (OSError, http.client.HTTPException) as error:
+            if cancel.wanted:
+                raise self._interrupted(progress) from None
+            if not isinstance(error, TimeoutError):
+                raise gone(self._name, error, progress.answer("died")) from error
             busy = ServerBusyError(
                 f"server {self._name!r} sent nothing for {request.timeout_s:g} s",
                 hint=f"look at its log: llmlab logs {self._name}",
             )
             busy.answer = progress.answer("timeout")
             raise busy from error
-        except (OSError, http.client.HTTPException) as error:
-            raise gone(self._name, error, progress.answer("died")) from error
         if not progress.finish_reason:
+            if cancel.wanted:
+                raise self._interrupted(progress)
             answer = progress.answer("died")
             raise gone(self._name, None, answer) if answer.text else self._empty()
         return progress.answer()
 
     def complete(
-        self, prompt: Sequence[int], *, tokens: int, seed: int = 1, timeout_s: float = 300.0
+        self,
+        prompt: Sequence[int] | str,
+        *,
+        tokens: int,
+        seed: int = 1,
+        timeout_s: float = 300.0,
+        engine: EngineName = "llama-server",
     ) -> Completion:
-        """Continue a prompt by exactly so many tokens, as llama-server's `/completion` does it.
+        """Continue a prompt by exactly so many tokens.
 
         The likeliest token each time, whether the model would end or not, and nothing is
         taken from a cache: two servers of the same files do the same work.
 
         Args:
-            prompt: Token ids.
+            prompt: Token ids, or a text; llama-cpp-python takes a text only.
             tokens: How many to generate.
             seed: Seed, though there is no chance in it.
             timeout_s: Longest wait for the next event, seconds.
+            engine: Whose server it is.
 
         Raises:
             RequestError: If the engine refuses, or says something else.
             ServerStoppedError: If the server is not there, or dies meanwhile.
         """
-        body = {
-            "prompt": list(prompt),
-            "n_predict": tokens,
-            "temperature": 0.0,
-            "seed": seed,
-            "ignore_eos": True,
-            "cache_prompt": False,
-            "return_tokens": True,
-            "stream": True,
-        }
-        payload = json.dumps(body).encode()
-        headers = {**self._headers(), "Content-Type": "application/json"}
-        found: list[int] = []
-        moments: list[float] = []
-        last: dict[str, Any] = {}
-        try:
-            with self._connection(timeout_s) as connection:
-                sent = time.perf_counter()
-                connection.request("POST", "/completion", body=payload, headers=headers)
-                with connection.getresponse() as response:
-                    if response.status != http.HTTPStatus.OK:
-                        raise self._refused(response.status, response.read(_ERROR_BYTES))
-                    for read_at, event in events(response):
-                        if event.get("error"):
-                            raise self._refused(
-                                http.HTTPStatus.INTERNAL_SERVER_ERROR, json.dumps(event).encode()
-                            )
-                        if event.get("content") or event.get("tokens"):
-                            moments.append(read_at)
-                            found += event.get("tokens") or ()
-                        last = event
-        except (OSError, http.client.HTTPException) as error:
-            raise gone(self._name, error) from error
-        timings = last.get("timings")
-        if not isinstance(timings, dict) or not moments:
-            raise RequestError(f"server {self._name!r} did not tell how long it took")
-        return Completion(
-            tokens=tuple(found),
-            pieces=len(moments),
-            ttft_s=moments[0] - sent,
-            total_s=moments[-1] - sent,
-            prompt_tokens=timings.get("prompt_n"),
-            prompt_s=_seconds(timings.get("prompt_ms")),
-            generated_s=_seconds(timings.get("predicted_ms")),
-        )
+        asked = completing.completion(engine, prompt, tokens, seed)
+        with self._posted(asked, timeout_s) as (sent, response):
+            return completing.read(self._name, engine, sent, self._unfailed(events(response)))
 
-    def tokens_of(self, text: str) -> list[int]:
-        """The token ids of a text, as llama-server's `/tokenize` tells them.
+    def tokens_of(self, text: str, *, engine: EngineName = "llama-server", whole: bool = False) -> list[int]:
+        """The token ids of a text, as the server tells them.
+
+        Args:
+            text: The text.
+            engine: Whose server it is.
+            whole: As of a whole prompt, which some models begin with a token of their own;
+                llama-cpp-python tells these only.
 
         Raises:
             RequestError: If the engine refuses, or says something else.
             ServerStoppedError: If the server is not there.
         """
-        headers = {**self._headers(), "Content-Type": "application/json"}
+        with self._posted(completing.tokens(engine, text, whole=whole), _IDLE_CHECK_S) as (_, response):
+            try:
+                return [int(token) for token in json.loads(response.read())["tokens"]]
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise RequestError(f"server {self._name!r} did not tell the tokens of a text") from None
+
+    @contextmanager
+    def _posted(
+        self, asked: completing.Asked, timeout_s: float
+    ) -> Iterator[tuple[float, http.client.HTTPResponse]]:
+        """Send a request; when it was sent, and its answer."""
+        payload = json.dumps(asked.body).encode()
+        headers = {**self._headers(), "Content-Type": "application/json", **asked.headers}
         try:
-            with self._connection(_IDLE_CHECK_S) as connection:
-                connection.request("POST", "/tokenize", body=json.dumps({"content": text}), headers=headers)
+            with self._connection(timeout_s) as connection:
+                sent = time.perf_counter()
+                connection.request("POST", asked.path, body=payload, headers=headers)
                 with connection.getresponse() as response:
                     if response.status != http.HTTPStatus.OK:
                         raise self._refused(response.status, response.read(_ERROR_BYTES))
-                    return [int(token) for token in json.loads(response.read())["tokens"]]
+                    yield sent, response
         except (OSError, http.client.HTTPException) as error:
             raise gone(self._name, error) from error
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise RequestError(f"server {self._name!r} did not tell the tokens of a text") from None
 
-    def _read(
-        self, response: http.client.HTTPResponse, progress: Progress, on_text: Callable[[str], None]
-    ) -> None:
-        for read_at, event in events(response):
+    def _unfailed(
+        self, found: Iterator[tuple[float, dict[str, Any]]]
+    ) -> Iterator[tuple[float, dict[str, Any]]]:
+        """The events as they are.
+
+        Raises:
+            RequestError: At the first that is an error.
+        """
+        for read_at, event in found:
             if error := event.get("error"):
                 code = error.get("code") if isinstance(error, dict) else None
                 status = code if isinstance(code, int) else http.HTTPStatus.INTERNAL_SERVER_ERROR
                 raise self._refused(status, json.dumps(event).encode())
+            yield read_at, event
+
+    def _read(
+        self, response: http.client.HTTPResponse, progress: Progress, on_text: Callable[[str], None]
+    ) -> None:
+        for read_at, event in self._unfailed(events(response)):
             try:
                 piece = progress.take(event, read_at)
             except (AttributeError, TypeError, KeyError, IndexError):
@@ -289,16 +272,31 @@ class Client:
         except (ServerError, TypeError, KeyError):
             return None
 
-    def _watch_idle(self) -> str:
+    def _interrupted(self, progress: Progress) -> AskInterrupted:
+        """What is raised in the middle of an answer, once the server has stopped, or some seconds later."""
+        answer = progress.answer("interrupted")
+        try:
+            stopped, note = self._watch_idle()
+        except KeyboardInterrupt:
+            stopped, note = (
+                None,
+                "the connection is closed; whether the server has stopped was not waited for",
+            )
+        return AskInterrupted(answer, note, stopped=stopped)
+
+    def _watch_idle(self) -> tuple[bool | None, str]:
         began = time.monotonic()
         while time.monotonic() < began + _IDLE_CHECK_S:
             busy = self.busy_slots()
             if busy == 0:
-                return f"the server stopped generating within {_ceil(time.monotonic() - began):.1f} s"
+                return True, f"the server stopped generating within {_ceil(time.monotonic() - began):.1f} s"
             if busy is None:
-                return "the connection is closed; this engine does not tell whether it still generates"
+                return (
+                    None,
+                    "the connection is closed; this engine does not tell whether it still generates",
+                )
             time.sleep(0.05)
-        return "the connection is closed, and the server is still busy (with this or another request)"
+        return None, "the connection is closed, and the server is still busy (with this or another request)"
 
     def _headers(self) -> dict[str, str]:
         headers = {"Host": "localhost", "Connection": "close"}
@@ -342,10 +340,6 @@ class _Unshown(Exception):  # noqa: N818 - carries an error, is none
     def __init__(self, reason: OSError) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-def _seconds(milliseconds: Any) -> float | None:
-    return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
 
 
 def _ceil(seconds: float) -> float:

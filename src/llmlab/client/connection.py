@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import socket
 import stat
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from llmlab.errors import BackendError, EndpointError, ServerStoppedError
 from llmlab.results import Answer
@@ -36,6 +38,38 @@ class Connection(http.client.HTTPConnection):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Cancel:
+    """Ends an answer from another thread: by closing its connection, which makes the server stop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._socket: socket.socket | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the answer is to end."""
+        return self._wanted
+
+    def set(self) -> None:
+        """End it, or whatever is begun with this; again does nothing."""
+        with self._lock:
+            self._wanted = True
+            self._close()
+
+    def hold(self, opened: socket.socket) -> None:
+        """This is the connection that is to be closed."""
+        with self._lock:
+            self._socket = opened
+            if self._wanted:
+                self._close()
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # it is closed already
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def open_socket(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmlab.results import Answer
+from llmlab.prompts import neutralise
+from llmlab.results import Answer, Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,11 @@ class ChatRequest:
         control_tokens: Further control tokens of the model's vocabulary.
         timeout_s: Longest wait for the next piece of the answer, seconds.
         ignore_eos: Go on until `max_tokens`, whatever the model says.
+        history: What was said before, from the oldest on: ("user" or "assistant", text).
+        top_p: Only the likeliest tokens that together have this probability are
+            chosen from; None for the engine's own.
+        alternatives: How many of the likeliest tokens to tell at each place, with
+            their probabilities; 0 for nothing of that.
     """
 
     prompt: str
@@ -32,6 +41,34 @@ class ChatRequest:
     control_tokens: tuple[str, ...] = ()
     timeout_s: float = 300.0
     ignore_eos: bool = False
+    history: tuple[tuple[str, str], ...] = ()
+    top_p: float | None = None
+    alternatives: int = 0
+
+    def body(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What is sent, and the control tokens found in the question and made harmless."""
+        prompt, found = neutralise(self.prompt, self.control_tokens)
+        system, found_too = neutralise(self.system, self.control_tokens)
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [
+            {"role": role, "content": neutralise(text, self.control_tokens)[0]} for role, text in self.history
+        ]
+        body: dict[str, Any] = {
+            "messages": [*messages, {"role": "user", "content": prompt}],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if self.seed is not None:
+            body["seed"] = self.seed
+        if self.top_p is not None:
+            body["top_p"] = self.top_p
+        if self.ignore_eos:
+            body["ignore_eos"] = True
+        if self.alternatives:
+            body |= {"logprobs": True, "top_logprobs": self.alternatives}
+        return body, tuple(dict.fromkeys(found + found_too))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +83,10 @@ class Completion:
         prompt_tokens: Tokens that the engine has read, without those that it had before.
         prompt_s: Seconds it took for that, by its own clock.
         generated_s: Seconds from the first generated token to the last, by its own clock.
+        generated: How many tokens it has generated, as it counts them; None if it does not tell.
+        first: Which token was the first to be seen: a later one than the first where its text was incomplete.
+        client_generated_s: Seconds from the first token to the last, by the client's clock; None
+            where others were read together with the first.
     """
 
     tokens: tuple[int, ...]
@@ -55,6 +96,9 @@ class Completion:
     prompt_tokens: int | None
     prompt_s: float | None
     generated_s: float | None
+    generated: int | None = None
+    first: int = 1
+    client_generated_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +114,8 @@ class Progress:
     finish_reason: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
+    tokens: list[Token] = field(default_factory=list)
+    _decoder: Any = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
     def take(self, event: dict[str, Any], now: float) -> str:
         """Note what an event says; returns its piece of text, "" if it has none."""
@@ -78,6 +124,9 @@ class Progress:
             if piece := (choice.get("delta") or {}).get("content"):
                 text += piece
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            # Of another form where the engine is another one: then nothing is known.
+            with suppress(TypeError, AttributeError, KeyError, ValueError, OverflowError):
+                self.tokens += [self._token(entry) for entry in choice["logprobs"]["content"]]
         if text:
             self.first = self.first or now
             self.last = now
@@ -85,6 +134,13 @@ class Progress:
         self.usage = {**self.usage, **(event.get("usage") or {})}
         self.timings = {**self.timings, **(event.get("timings") or {})}
         return text
+
+    def _token(self, entry: dict[str, Any]) -> Token:
+        """A token and its probability; one that is only a part of a character has no text."""
+        told = entry.get("bytes")
+        text = entry["token"] if told is None else self._decoder.decode(bytes(told))
+        others = [(str(each["token"]), _probability(each)) for each in entry.get("top_logprobs") or ()]
+        return Token(text=str(text), probability=_probability(entry), likeliest=tuple(others))
 
     def answer(self, finish_reason: str = "") -> Answer:
         """The answer as far as it came; `finish_reason` says why, if it was cut short."""
@@ -109,7 +165,12 @@ class Progress:
             prompt_tokens_per_s=self.timings.get("prompt_per_second"),
             cached_tokens=self.timings.get("cache_n", details.get("cached_tokens")),
             neutralised=self.neutralised,
+            tokens=tuple(self.tokens) or None,
         )
+
+
+def _probability(entry: dict[str, Any]) -> float:
+    return math.exp(min(0.0, float(entry["logprob"])))
 
 
 def _rate(tokens: int | None, seconds: float | None) -> float | None:

@@ -136,7 +136,7 @@ def compare(  # noqa: PLR0913 - each is an option of the command line
         )
     machine, others = environment.look(), len(registry.find_all())
     report = reporter()
-    report.begin(f"compare {pair[0].title} and {pair[1].title}", ("A/A", "blocks"))
+    report.begin(f"compare {pair[0].title} and {pair[1].title}", ("start", "A/A", "blocks"))
     failed = True
     try:
         found = protocol.measure(pair, wanted)

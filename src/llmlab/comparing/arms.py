@@ -7,12 +7,12 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmlab import lab
+from llmlab import engines, lab
 from llmlab.comparing.card import Arm, Inequality
 from llmlab.errors import UnknownNameError, UsageError
 from llmlab.specs import Record
 
-_NOT_FOR_ARMS = {"name", "dry_run", "keep", "force", "timeout_s", "slots", "expose", "engine"}
+_NOT_FOR_ARMS = {"name", "dry_run", "keep", "force", "timeout_s", "slots", "expose"}
 _CONTAINER_ONLY = {"cpus", "memory", "profile", "pids", "root", "network", "user", "transport", "image"}
 # What follows from where a server runs, and what is asked for with each option: these are
 # compared, not unequal by mistake.
@@ -22,15 +22,19 @@ _OF_OPTION = {
     "threads": {"threads"},
     "context": {"context"},
     "kv_type": {"KV cache"},
+    "gpu_layers": {"GPU layers"},
+    "gpus": {"GPU layers"},
     "cpus": {"CPU limit"},
     "memory": {"memory limit"},
     "profile": {"isolation"},
     "transport": {"transport", "way there"},
     "image": {"image", "engine's files"},
+    # Not the files: both engines load the same libraries, and differ in what is around them.
+    "engine": {"engine"},
     "backend": _FOLLOWS | {"backend"},
 }
 # Where these differ without having been asked for, the figures say nothing.
-_FATAL = {"weights sha256", "engine's files", "threads", "context", "KV cache", "way there"}
+_FATAL = {"weights sha256", "engine's files", "threads", "context", "KV cache", "GPU layers", "way there"}
 
 
 def options(text: str) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `start`, each with a value of its type.
 
     Raises:
-        UsageError: If one is not known, or has no such value.
+        UsageError: If one is not known, has no such value, or cannot be with another.
     """
     hints = typing.get_type_hints(lab.start)
     known = [name for name in inspect.signature(lab.start).parameters if name not in _NOT_FOR_ARMS]
@@ -61,7 +65,16 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise UnknownNameError("option of an arm", name, known)
         found[name] = _value(name, value, hints[name])
+    _check_place(found.get("engine"), found.get("backend"))
     return found
+
+
+def _check_place(engine: str | None, backend: str | None) -> None:
+    if engine and backend and backend not in (places := engines.engine(engine).BACKENDS):
+        raise UsageError(
+            f"engine {engine} does not run with backend={backend}",
+            hint=f"write backend={' or '.join(sorted(places))}, or take another engine, such as llama-server",
+        )
 
 
 def _value(name: str, value: Any, hint: Any) -> Any:
@@ -96,6 +109,9 @@ def pair(
     """
     firsts = {"backend": "native"} if a is None else checked(a)
     seconds = {"backend": "container"} if b is None else checked(b)
+    if "engine" in {**firsts, **seconds}:
+        # Said of one, it is meant to be compared with the usual one, whatever else is here.
+        firsts, seconds = ({"engine": "llama-server", **own} for own in (firsts, seconds))
     made = []
     for key, own in (("a", firsts), ("b", seconds)):
         found = {"model": model, "backend": "native", "slots": 1, **common, **own}
@@ -119,7 +135,7 @@ def _title(own: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
     parts = [str(own["backend"])] if own["backend"] != other["backend"] else []
     for name, value in own.items():
         if name != "backend" and other.get(name) != value:
-            parts.append(str(value) if name == "model" else f"{name.replace('_', ' ')} {value}")
+            parts.append(str(value) if name in {"model", "engine"} else f"{name.replace('_', ' ')} {value}")
     return " ".join(parts) or f"{own['backend']} ({key})"
 
 
@@ -135,6 +151,7 @@ def facts(record: Record) -> dict[str, str]:
         "threads": str(spec.threads),
         "context": str(spec.context),
         "KV cache": spec.kv_type,
+        "GPU layers": str(spec.gpu_layers or "none"),
         "way there": "unix socket" if record.endpoint.socket else "TCP" if record.endpoint.port else "relay",
         "transport": str(record.transport or "none"),
         "isolation": record.profile.label if record.profile else "none",
@@ -173,10 +190,14 @@ def answers(a: Arm, b: Arm, hashes: Mapping[str, Iterable[str]]) -> Inequality |
     told = {arm: {each for each in found if each} for arm, found in hashes.items()}
     if not told.get("a") or not told.get("b") or (told["a"] == told["b"] and len(told["a"]) == 1):
         return None
-    # Other weights or another number of threads round otherwise; the same work is done all the same.
-    same = all(a.facts[what] == b.facts[what] for what in ("weights sha256", "engine's files", "threads"))
+    # Other weights, another number of threads or a GPU round otherwise; the same work is done all the same.
+    rounding = ("weights sha256", "engine's files", "threads", "GPU layers")
+    same = all(a.facts.get(what) == b.facts.get(what) for what in rounding)
+    engines_differ = a.facts.get("engine") != b.facts.get("engine")
     words = {
         arm: f"{len(each)} different answers" if len(each) > 1 else next(iter(each))[:12]
         for arm, each in told.items()
     }
-    return Inequality(what="generated tokens", a=words["a"], b=words["b"], wanted=not same, fatal=same)
+    # Another engine may add up in another order: that is told, and makes nothing meaningless.
+    fatal = same and not engines_differ
+    return Inequality(what="generated tokens", a=words["a"], b=words["b"], wanted=not same, fatal=fatal)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llmlab.comparing.metrics import MAIN_BY_CLIENT
 from llmlab.errors import LabError, UsageError
 
 FORMAT, VERSION = "llmlab-run-card", 1
 LADDER = "llmlab-ladder-card"
 ArmKey = Literal["a", "b"]
+Clock = Literal["engine", "client"]
 Values = Mapping[str, float | None]
 
 
@@ -133,9 +135,20 @@ class Card:
     machine: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def clock(self) -> Clock:
+        """By whose clock the rates are: the engines', or the client's where one of them tells no times."""
+        return clock_of((*self.aa, *self.blocks))
+
     def to_dict(self) -> dict[str, Any]:
         """It as plain JSON data."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return {"format": FORMAT, "version": VERSION, "clock": self.clock, **asdict(self)}
+
+
+def clock_of(blocks: Iterable[Block]) -> Clock:
+    """By whose clock the rates of some blocks are."""
+    by_client = any(MAIN_BY_CLIENT in request.values for block in blocks for request in block.requests)
+    return "client" if by_client else "engine"
 
 
 def write(card: Card, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab import render
 from llmlab.comparing.views import forest
-from llmlab.comparing.views.drawing import METRIC, mean_of
+from llmlab.comparing.views.drawing import mean_of
 from llmlab.comparing.views.looks import ARM_COLOURS
 from llmlab.comparing.views.numbers import floor_text, measured, ratio
 from llmlab.comparing.views.rows import Row, Seen, complete, seen
@@ -125,7 +125,7 @@ def _pairs(it: Seen) -> list[dict[str, Any]]:
             for arm in "ab":
                 if (value := mean_of(block, arm)) is not None:
                     words = (
-                        f"block {where}, {arm}: {measured(value)} {METRIC.unit}{f'; {why}' if why else ''}"
+                        f"block {where}, {arm}: {measured(value)} {it.metric.unit}{f'; {why}' if why else ''}"
                     )
                     spots.setdefault((itself, arm), []).append((where, value, words, why is not None))
                     lines.append((where, value))
@@ -212,7 +212,7 @@ def _layout(it: Seen, rows: Sequence[Row]) -> dict[str, Any]:
         "xaxis2": {**lines, "anchor": "y2", "type": "category", "title": {"text": "block"}, "showgrid": False},
         "yaxis2": {
             **lines, "anchor": "x2", "domain": [0, _PAIRS_PX / inside],
-            "title": {"text": _text(f"{METRIC.title}, {METRIC.unit}")},
+            "title": {"text": _text(f"{it.metric.title}, {it.metric.unit}")},
         },
     }  # fmt: skip
 

@@ -31,6 +31,23 @@ class Metric:
 
 METRICS = (
     Metric(
+        key="output",
+        title="output rate",
+        unit="tokens/s",
+        better="higher",
+        per="request",
+        definition="generated tokens / whole request, reading the prompt included, by the client's clock",
+    ),
+    Metric(
+        key="client_generated",
+        title="generation (client)",
+        unit="tokens/s",
+        better="higher",
+        per="request",
+        definition="(generated tokens − 1) / (time of last − time of first token), by the client's clock;"
+        " unknown where others were read together with the first",
+    ),
+    Metric(
         key="generated",
         title="generation rate",
         unit="tokens/s",
@@ -114,3 +131,9 @@ METRICS = (
 BY_KEY = {metric.key: metric for metric in METRICS}
 MAIN = "generated"
 """What the verdict in one sentence is about."""
+MAIN_BY_CLIENT = "output"
+"""The same where an engine tells no times, so that the client's clock measures both arms.
+
+Of a fast engine many tokens are read at once, and the times between them say little. That of
+the whole request is exact all the same.
+"""

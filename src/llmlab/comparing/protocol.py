@@ -9,6 +9,7 @@ The protocol, and why:
    A drift that is linear within the block falls out.
 3. The block is the sample: requests of one block share its luck.
 4. The number of blocks is fixed before the first. To go on until it suits finds what is not there.
+5. Between blocks it is shown how far they are, without a verdict, by this thread. Within one nothing is.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from typing import Literal
 
 from llmlab import runtime
 from llmlab.comparing import design
 from llmlab.comparing.arms import facts
 from llmlab.comparing.card import Arm, Block, Request
-from llmlab.comparing.metrics import BY_KEY, MAIN
-from llmlab.comparing.reading import differences
+from llmlab.comparing.progress import ComparisonSoFar
+from llmlab.comparing.reading import differences, main_of
 from llmlab.comparing.running import Running, Setting
 from llmlab.errors import LabError
 from llmlab.reporting import Reporter, reporter, reporting_to
@@ -75,6 +77,7 @@ class Measured:
         planned: How many these were to be.
         plan: Why so many.
         stopped: Why it ended early, "" if it did not.
+        took_s: What a block takes, in seconds; None while nobody knows.
     """
 
     arms: tuple[Arm, Arm]
@@ -84,6 +87,11 @@ class Measured:
     planned: int = 0
     plan: str = ""
     stopped: str = ""
+    took_s: float | None = None
+
+
+Stage = Literal["start", "A/A", "blocks"]
+Show = Callable[["Measured | None", Stage, "float | None"], None]
 
 
 def measure(arms: tuple[Arm, Arm], wanted: Wanted) -> Measured:
@@ -97,15 +105,15 @@ def measure(arms: tuple[Arm, Arm], wanted: Wanted) -> Measured:
         LabError: If an arm cannot be started at all, or does not answer.
     """
     begun = time.monotonic()
-    report = reporter()
+    show = _shown_by(reporter(), arms, wanted)
     with _quiet(), runtime.owned_servers():
+        show(None, "start", None)
         found = _prepared(arms, wanted)
         try:
-            report.stage("A/A", f"{arms[0].title} against itself")
-            _blocks(found, wanted, _same(found.arms[0]), AA_BLOCKS, found.aa, "A/A", report)
+            _blocks(found, wanted, _same(found.arms[0]), AA_BLOCKS, found.aa, "A/A", show)
             took_s = (time.monotonic() - begun) / (AA_BLOCKS + 1)
             found.planned, found.plan = _planned(found.aa, wanted, took_s, begun)
-            _blocks(found, wanted, found.arms, found.planned, found.blocks, "blocks", report)
+            _blocks(found, wanted, found.arms, found.planned, found.blocks, "blocks", show)
         except KeyboardInterrupt:
             found.stopped = (
                 f"interrupted after {len(found.blocks)} of {found.planned or 'so far unknown'} blocks"
@@ -119,7 +127,9 @@ def _prepared(arms: tuple[Arm, Arm], wanted: Wanted) -> Measured:
     known = []
     for arm in arms:
         with Running(arm, _name(arm), wanted.timeout_s) as running:
-            setting = setting or running.setting(wanted.prompt_tokens, wanted.tokens, _REQUEST_S)
+            if setting is None:
+                setting = running.setting(wanted.prompt_tokens, wanted.tokens, _REQUEST_S)
+            setting = running.agreed(setting)
             running.warm(setting)
             known.append(replace(arm, facts=facts(running.record)))
     assert setting is not None  # noqa: S101 - there are two arms
@@ -136,7 +146,7 @@ def _planned(aa: Sequence[Block], wanted: Wanted, took_s: float, begun: float) -
         return wanted.blocks, f"{wanted.blocks} blocks, as asked for"
     left_s = 60 * wanted.minutes - (time.monotonic() - begun)
     most = max(design.FEWEST_BLOCKS, min(_MOST_BLOCKS, math.floor(left_s / max(took_s, 1e-3))))
-    spread = list(differences(aa, BY_KEY[MAIN]).values())
+    spread = list(differences(aa, main_of(aa)).values())
     if len(spread) < design.FEWEST_BLOCKS:
         return most, f"{most} blocks: the pilot told nothing of the spread"
     plan = design.planned_blocks(spread, margin=wanted.margin, most=most)
@@ -149,16 +159,18 @@ def _blocks(
     arms: tuple[Arm, Arm],
     count: int,
     into: list[Block],
-    stage: str,
-    report: Reporter,
+    stage: Stage,
+    show: Show,
 ) -> None:
-    """Measure so many blocks, one after the other."""
+    """Measure so many blocks, one after the other, and show between them how far they are."""
     began = time.monotonic()
     failures = 0
+    ahead = (wanted.blocks or 0) if stage == "A/A" else 0
     # The pilot's coin is another one.
     for number, order in enumerate(design.order(count, wanted.seed + (stage == "A/A")), start=1):
-        left = "" if number == 1 else _left((time.monotonic() - began) / (number - 1) * (count - number + 1))
-        report.stage(stage, f"block {number} of {count}{left}")
+        if number > 1:
+            found.took_s = (time.monotonic() - began) / (number - 1)
+        show(found, stage, None if found.took_s is None else found.took_s * (count - number + 1 + ahead))
         block = _block(number, order, arms, found.setting, wanted.timeout_s)
         into.append(block)
         failures = failures + 1 if block.trouble else 0
@@ -210,9 +222,23 @@ def _name(arm: Arm) -> str:
     return f"compare-{os.getpid()}-{arm.key}"
 
 
-def _left(seconds: float) -> str:
-    about = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"  # noqa: PLR2004 - a minute and a half
-    return f", about {about} left"
+def _shown_by(report: Reporter, arms: tuple[Arm, Arm], wanted: Wanted) -> Show:
+    """What shows how far it is: what has been measured if anything has, the stage, the seconds left or None."""
+
+    def show(found: Measured | None, stage: Stage, left_s: float | None) -> None:
+        report.course(
+            ComparisonSoFar(
+                arms=arms,
+                stage=stage,
+                aa=tuple(found.aa) if found else (),
+                aa_planned=AA_BLOCKS,
+                blocks=tuple(found.blocks) if found else (),
+                planned=(found.planned if found else 0) or wanted.blocks,
+                left_s=left_s,
+            )
+        )
+
+    return show
 
 
 @contextmanager

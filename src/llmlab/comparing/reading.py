@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from llmlab.comparing import statistics
-from llmlab.comparing.card import Block
-from llmlab.comparing.metrics import Metric
+from llmlab.comparing.card import Block, clock_of
+from llmlab.comparing.metrics import BY_KEY, MAIN, MAIN_BY_CLIENT, Metric
 
 THROTTLED = 5.0
 """Per cent of periods from which on a quota is said to have held a server back."""
@@ -15,6 +15,11 @@ _STEAL, _OTHERS = 2.0, 0.25
 
 
 _MOST = 20.0  # a logarithm
+
+
+def main_of(blocks: Iterable[Block]) -> Metric:
+    """What the verdict about some blocks is about: a rate that both arms tell."""
+    return BY_KEY[MAIN_BY_CLIENT if clock_of(blocks) == "client" else MAIN]
 
 
 def differences(blocks: Sequence[Block], metric: Metric) -> dict[int, float]:

@@ -11,8 +11,9 @@ from llmlab.comparing import statistics, views
 from llmlab.comparing.card import Card
 from llmlab.comparing.design import FEWEST_BLOCKS
 from llmlab.comparing.findings import Finding, Floor
-from llmlab.comparing.metrics import BY_KEY, MAIN, METRICS, Metric
-from llmlab.comparing.reading import cause, differences
+from llmlab.comparing.metrics import METRICS, Metric
+from llmlab.comparing.reading import cause, differences, main_of
+from llmlab.render import frames
 from llmlab.results import Result
 
 
@@ -49,22 +50,27 @@ class Comparison(Result):
         }
 
     @property
+    def main(self) -> Metric:
+        """What the verdict is about: a rate that both arms tell."""
+        return main_of((*self.card.aa, *self.card.blocks))
+
+    @property
     def comparable(self) -> bool:
         """Whether the arms differ in nothing that makes the figures meaningless."""
         return not any(each.fatal for each in self.card.inequalities)
 
     @property
     def verdict(self) -> str:
-        """In one word or two, for the generation rate: see `statistics.compare`; or "not comparable"."""
+        """In one word or two, for the main rate: see `statistics.compare`; or "not comparable"."""
         if not self.comparable:
             return "not comparable"
-        found = self.findings.get(MAIN)
+        found = self.findings.get(self.main.key)
         return found.verdict if found else "inconclusive"
 
     @property
     def outliers(self) -> dict[int, str]:
-        """Number of each block whose generation rate lies far from the others' → its cause, as far as known."""
-        found = self.differences(BY_KEY[MAIN])
+        """Number of each block whose main rate lies far from the others' → its cause, as far as known."""
+        found = self.differences(self.main)
         far = statistics.outliers(list(found.values()))
         numbers = list(found)
         blocks = {block.number: block for block in self.card.blocks}
@@ -86,6 +92,43 @@ class Comparison(Result):
             "replayed": self.replayed,
             "card": self.card.to_dict(),
         }
+
+    def to_frame(self) -> Any:
+        """A pandas data frame: a row for each measured request.
+
+        Its block (`phase` is "a/a" where both sides were arm a), its arm, each metric that is
+        measured at a request, and what else was counted meanwhile.
+
+        Raises:
+            UsageError: If pandas is not installed.
+        """
+        phases = (("a/a", self.card.aa), ("a/b", self.card.blocks))
+        found = [
+            (name, block, each) for name, blocks in phases for block in blocks for each in block.requests
+        ]
+        texts = ("answer", "trouble")
+        counted = dict.fromkeys(
+            key for _, _, each in found for key in (*each.values, *each.evidence) if key not in texts
+        )
+        columns = {"phase": str, "block": int, "order": str, "arm": str, "began_s": float, "tokens": int}
+        return frames.frame(
+            [
+                {
+                    **each.values,
+                    **each.evidence,
+                    "phase": name,
+                    "block": block.number,
+                    "order": block.order,
+                    "trouble": block.trouble,
+                    "arm": each.arm,
+                    "began_s": each.began_s,
+                    "tokens": each.tokens,
+                    "answer": each.answer or None,
+                }
+                for name, block, each in found
+            ],
+            {**columns, **dict.fromkeys(counted, float), **dict.fromkeys(texts, str)},
+        )
 
     def to_plotly(self) -> Any:
         """A plotly figure, to be explored with the mouse: `plotly.graph_objects.Figure`.

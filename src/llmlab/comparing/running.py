@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 
 from llmlab import lab
 from llmlab.client import Completion
+from llmlab.comparing.asking import Asking, Setting, by_client, rate, ttft_s
 from llmlab.comparing.card import Arm, Request
 from llmlab.errors import BackendError
 from llmlab.lab import Server, registry, sources
@@ -24,27 +24,10 @@ from llmlab.telemetry.nvml import GpuSource, gpu_sources
 from llmlab.telemetry.process import ProcessSource
 from llmlab.telemetry.rapl import rapl_sources
 
+__all__ = ["Running", "Setting", "Started", "Starter", "started"]
+
 # Counters of energy move in steps: of less time no figure is given.
 _ENERGY_S = 10.0
-_TRIED, _MOST_TOKENS, _MOST_REPEATS = 16, 256, 8
-_TEXT = "The quick brown fox jumps over the lazy dog while a container runs beside it. "
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What every request is.
-
-    Attributes:
-        prompt: Token ids of the prompt.
-        tokens: How many are generated.
-        repeats: How many requests are made in each turn: of very short ones, several.
-        timeout_s: Longest wait for the next token, or for a start.
-    """
-
-    prompt: tuple[int, ...]
-    tokens: int
-    repeats: int = 1
-    timeout_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,30 +139,16 @@ class Running:
         return self._started.record
 
     def setting(self, prompt_tokens: int, tokens: int | None, seconds: float) -> Setting:
-        """Prompt and length of the answers.
+        """Prompt and length of the answers: see `Asking.setting`."""
+        return self._asking.setting(prompt_tokens, tokens, seconds)
 
-        Args:
-            prompt_tokens: Tokens of the prompt.
-            tokens: Tokens of an answer; None for as many as take about so many seconds.
-            seconds: How long.
-
-        Raises:
-            ServerError: If it does not answer.
-        """
-        ids: list[int] = self._client.tokens_of(_TEXT)
-        prompt = tuple((ids * (prompt_tokens // len(ids) + 1))[:prompt_tokens])
-        tried = self._client.complete(prompt, tokens=_TRIED, timeout_s=self.timeout_s)
-        per_token = (tried.generated_s or tried.total_s) / _TRIED
-        if tokens is None:
-            room = self.record.spec.context - prompt_tokens - 1
-            tokens = max(_TRIED, min(_MOST_TOKENS, room, int(seconds / max(per_token, 1e-6))))
-        expected_s = tokens * per_token + (tried.ttft_s or 0.0)
-        repeats = max(1, min(_MOST_REPEATS, math.ceil(seconds / 2 / max(expected_s, 1e-6))))
-        return Setting(prompt=prompt, tokens=tokens, repeats=repeats, timeout_s=self.timeout_s)
+    def agreed(self, setting: Setting) -> Setting:
+        """Another server's setting, so that this one can do the same: see `Asking.agreed`."""
+        return self._asking.agreed(setting)
 
     def warm(self, setting: Setting) -> None:
         """The first request, which is not counted but for its time to first token."""
-        self.cold_ttft_s = self._complete(setting).ttft_s
+        self.cold_ttft_s = ttft_s(self._complete(setting), setting)
 
     def measure(self, setting: Setting, began: float) -> Request:
         """One request.
@@ -196,18 +165,19 @@ class Running:
         end, after = time.monotonic(), self._read()
         seconds = after["now"] - before["now"]
         cpu = _times(after.get("process.cpu"), seconds)
-        self._count(before, after, len(done.tokens) or setting.tokens, end - start)
-        count = len(done.tokens) or setting.tokens
+        count = done.generated or len(done.tokens) or setting.tokens
+        self._count(before, after, count, end - start)
+        # Of text that was not complete, a stream names the last token only: that is no answer to compare.
+        told = done.tokens if setting.clock == "engine" or len(done.tokens) == count else ()
         busy, own = after.get("host.cpu"), after.get("process.cpu")
         return Request(
             arm=self.arm.key,
             began_s=start - began,
             values={
-                "generated": (count - 1) / done.generated_s if done.generated_s and count > 1 else None,
-                "prompt": done.prompt_tokens / done.prompt_s
-                if done.prompt_tokens and done.prompt_s
-                else None,
-                "ttft_s": done.ttft_s,
+                **(by_client(done, count) if setting.clock == "client" else {}),
+                "generated": rate(count - 1, done.generated_s),
+                "prompt": rate(done.prompt_tokens, done.prompt_s),
+                "ttft_s": ttft_s(done, setting),
                 "total_s": done.total_s,
                 "cpu_s": cpu or None,
             },
@@ -217,7 +187,7 @@ class Running:
                 "steal": after.get("host.steal"),
                 "others_cpus": None if busy is None or own is None else max(0.0, busy - own),
             },
-            answer=hashlib.sha256(repr(done.tokens).encode()).hexdigest() if done.tokens else "",
+            answer=hashlib.sha256(repr(told).encode()).hexdigest() if told else "",
             tokens=count,
         )
 
@@ -238,11 +208,19 @@ class Running:
     def _start(self, name: str, timeout_s: float) -> Started:
         return started(lambda: lab.start(name=name, timeout_s=timeout_s, **self.arm.options))
 
-    def _complete(self, setting: Setting) -> Completion:
-        done: Completion = self._client.complete(
-            setting.prompt, tokens=setting.tokens, timeout_s=setting.timeout_s
+    @property
+    def _asking(self) -> Asking:
+        spec = self.record.spec
+        return Asking(
+            name=self.name,
+            client=self._client,
+            engine=spec.engine,
+            context=spec.context,
+            timeout_s=self.timeout_s,
         )
-        return done
+
+    def _complete(self, setting: Setting) -> Completion:
+        return self._asking.complete(setting)
 
     def _attach(self, pid: int | None, *, container: bool) -> None:
         self._instruments["host"] = HostSource()

@@ -29,6 +29,10 @@ def dry_run(wish: Wish) -> DryRun:
     if wish.expose is not None or wish.transport not in {None, "socket", "port"}:
         raise _several()
     decided = launch.decide(wish, fetch=False)
+    if decided.place.NAME not in {"native", "container"}:
+        raise UsageError(
+            f"what backend {decided.place.NAME!r} would do cannot be shown", hint="leave --dry-run out"
+        )
     name = _name(wish.name, decided.spec.model.name)
     # What is started by hand belongs to nobody: it is kept until it is stopped.
     starting = decided.starting(wish, by_hand.claim(name), owner=None)

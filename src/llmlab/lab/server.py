@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from llmlab import backends, render
-from llmlab.client import ChatRequest
+from llmlab.client import Cancel, ChatRequest
 from llmlab.errors import AskInterrupted, BackendError, ServerError, ServerStoppedError, UsageError
 from llmlab.lab import ledger, registry, requests
+from llmlab.lab.doors import Doors
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Logs, ServerStatus, Stopped
 from llmlab.results_isolation import Inspection
@@ -38,10 +40,10 @@ def _unshown(_: str) -> None:
 
 
 def _shown(answer: Answer, synthetic: bool) -> Answer:  # noqa: FBT001 - a property of the model
-    return replace(answer, text="", synthetic=True) if synthetic else answer
+    return replace(answer, text="", tokens=None, synthetic=True) if synthetic else answer
 
 
-class Server:
+class Server(Doors):
     """One server: ask it, look at it, stop it.
 
     Nothing is kept here but where the server is: any number of handles in any
@@ -83,6 +85,44 @@ class Server:
         timeout_s: float = 300.0,
     ) -> Answer:
         """Ask it; see `llmlab.ask`."""
+        report = reporter()
+        request = self.request(
+            prompt,
+            system=system,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            timeout_s=timeout_s,
+        )
+        report.asked(prompt, self.name)
+        try:
+            answer = self.send(request, report.text)
+        except AskInterrupted as interrupted:
+            report.answered(interrupted.answer)
+            raise
+        except ServerError as error:
+            if error.answer:
+                report.answered(error.answer)
+            raise
+        report.answered(answer)
+        return answer
+
+    def request(
+        self,
+        prompt: str,
+        *,
+        system: str = "",
+        max_tokens: int | None = None,
+        temperature: float = 0.2,
+        seed: int | None = None,
+        timeout_s: float = 300.0,
+        **more: Any,
+    ) -> ChatRequest:
+        """What `ask` sends; `more` are further fields of `ChatRequest`.
+
+        Raises:
+            UsageError: If the question is empty, or a setting out of range.
+        """
         if not prompt.strip():
             raise UsageError("the question is empty", hint="put it in quotes, or into the cell's body")
         synthetic = self._record.spec.model.synthetic
@@ -93,8 +133,7 @@ class Server:
         if not 0 <= temperature <= _MAX_TEMPERATURE:
             raise UsageError(f"temperature is {temperature}", hint="it must be between 0 and 2")
         check_timeout(timeout_s)
-        report = reporter()
-        request = ChatRequest(
+        return ChatRequest(
             prompt=prompt,
             system=system,
             max_tokens=max_tokens,
@@ -103,24 +142,37 @@ class Server:
             control_tokens=self._record.spec.model.control_tokens,
             timeout_s=timeout_s,
             ignore_eos=synthetic,
+            **more,
         )
-        report.asked(prompt, self.name)
+
+    def send(
+        self, request: ChatRequest, on_text: Callable[[str], None], cancel: Cancel | None = None
+    ) -> Answer:
+        """Send a request; what came of it is written down for those who watch.
+
+        Args:
+            request: What `request` has made.
+            on_text: Called with each piece of the answer; not if its weights are random.
+            cancel: Ends it from another thread.
+
+        Raises:
+            AskInterrupted: On Ctrl-C, or by `cancel`.
+            ServerError: As `ask`; what had come is in its `answer`.
+        """
+        synthetic = self._record.spec.model.synthetic
         began = time.monotonic()
         try:
             client = registry.client(self._record)
-            answer = _shown(client.chat(request, _unshown if synthetic else report.text), synthetic)
+            answer = _shown(client.chat(request, _unshown if synthetic else on_text, cancel), synthetic)
         except AskInterrupted as interrupted:
             interrupted.answer = _shown(interrupted.answer, synthetic)
             requests.note(self._record, began, interrupted.answer)
-            report.answered(interrupted.answer)
             raise
         except ServerError as error:
             if error.answer:
                 error.answer = _shown(error.answer, synthetic)
                 requests.note(self._record, began, error.answer)
-                report.answered(error.answer)
             raise (self._explained(error) if isinstance(error, ServerStoppedError) else error) from None
-        report.answered(answer)
         ledger.answered(self._record, answer)
         requests.note(self._record, began, answer)
         return answer
@@ -197,7 +249,8 @@ class Server:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         status = self.status
-        where = "in a sealed container" if status.backend == "container" else "native, not isolated"
+        places = {"container": "in a sealed container", "native": "native, not isolated"}
+        where = places.get(status.backend, status.backend)
         chips = [
             ("model", status.model, self._record.spec.model.reference),
             ("runs", where, "isolation: " + status.isolation),

@@ -115,7 +115,7 @@ def _of_container(record: Record, pid: int | None) -> Source:
 
 def server_pid(record: Record) -> int | None:
     """The server's process on this machine; None if it is on another one, or gone."""
-    if record.backend == "native":
+    if record.backend != "container":
         return backends.backend(record.backend).look(record).pid
     api = docker_api.connect()
     entry = api.container(record.container_id or "") if api.is_local() else None

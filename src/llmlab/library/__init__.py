@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import Annotated
 
 from llmlab.arguments import Arg
-from llmlab.errors import ModelInUseError, UnknownNameError, UsageError
+from llmlab.errors import ModelInUseError, UnknownNameError, UsageError, suggest
 from llmlab.lab import planning, registry
 from llmlab.library import listing, verifying
 from llmlab.library.selecting import path_of, reference_of, select
 from llmlab.library.views import ModelCard, ModelList, Pulled, Removed, Verified
 from llmlab.reporting import reporter
 from llmlab.specs import KvType
-from llmlab.weights import gguf, hub, hub_removal, store
+from llmlab.weights import catalog, gguf, hub, hub_removal, store
 from llmlab.weights.fit import Setting
 from llmlab.weights.store import Stored
 
@@ -179,7 +179,9 @@ def _instead(wanted: str) -> str:
         return f"ollama pull {wanted.removeprefix('ollama:')}"
     if wanted == store.TINY or wanted.startswith("synthetic:") or path_of(wanted):
         return f"it needs no fetching: start {wanted}"
-    return "write hf:owner/repo, hf:owner/repo:QUANT, or a name that `llmlab models` shows"
+    near = suggest(wanted, [entry.name for entry in catalog.entries()])
+    known = f"{near} Or write" if near.startswith("did you mean") else "write"
+    return f"{known} hf:owner/repo, hf:owner/repo:QUANT, or a name that `llmlab models` shows"
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import UsageError
 from llmlab.monitoring import views
+from llmlab.render import frames
 from llmlab.results import Result
 from llmlab.telemetry import energy, prometheus, recording
 from llmlab.telemetry.bands import Band
@@ -85,10 +85,7 @@ class Seen(Result):
         Raises:
             UsageError: If pandas is not installed.
         """
-        try:
-            import pandas as pd  # noqa: PLC0415 - not a dependency: for those who have it
-        except ImportError as error:
-            raise UsageError("a data frame needs pandas", hint="pip install pandas") from error
+        pd = frames.pandas()
         found = self.series
         columns = {f"{each.subject} {each.metric.key}": list(each.values) for each in found}
         times = list(found[0].times_s) if found else []

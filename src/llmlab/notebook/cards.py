@@ -11,10 +11,12 @@ from llmlab import render
 from llmlab.reporting import STAGES, Transfer
 
 if TYPE_CHECKING:
+    from llmlab.reporting import Course
     from llmlab.results import Answer
 
 Bundle = dict[str, str]
 _LONG_S = 120
+_COLUMNS = 100
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Progress:
     _stage: str = ""  # the present one, and since when
     _since: float = 0.0
     _notes: list[str] = field(default_factory=list)
+    _course: Course | None = None
 
     def stage(self, name: str, detail: str) -> None:
         """It is at stage `name` now."""
@@ -51,6 +54,11 @@ class Progress:
                 paused.pause()
             self._stage, self._since = name, now
         self._stages[name] = (self._stages.get(name, (0.0, ""))[0], detail)
+
+    def follow(self, course: Course) -> None:
+        """It has got so far; until it is over, that is shown as well, and no running time."""
+        self._course = course
+        self.stage(course.stage, course.detail)
 
     def transfer(self, done: int, total: int | None) -> None:
         """So many bytes of the present stage are done, of so many; from any thread."""
@@ -72,7 +80,14 @@ class Progress:
         """How it looks now."""
         return render.bundle(self._text(), self._html())
 
+    @property
+    def _still(self) -> Course | None:
+        """What is shown while nothing may move."""
+        return None if self.outcome else self._course
+
     def _elapsed(self) -> str:
+        if self._still:
+            return ""  # a clock that stands looks as if all stood
         return _seconds((self._ended or time.monotonic()) - self._begun, exact=bool(self.outcome))
 
     def _steps(self) -> list[tuple[render.Step, str, str, str]]:
@@ -87,8 +102,8 @@ class Progress:
             said = _seconds(took, exact=look != "now")
             if look != "now" and name in self._transfers:
                 said += f", {render.moved_text(*self._transfers[name].outcome)}"
-            if name == STAGES[-1] and look == "done":
-                said = ""  # being ready takes no time
+            if (name == STAGES[-1] and look == "done") or (present and self._still):
+                said = ""  # being ready takes no time; of what stands still, none is shown
             steps.append((look, name, said, detail if present else ""))
         if not self.outcome:
             steps.extend(("ahead", name, "", "") for name in self._ahead())
@@ -111,10 +126,13 @@ class Progress:
             for look, name, seconds, detail in self._steps()
             if look != "ahead"
         ]
-        lines = [f"{mark} {self.title}  {self._elapsed()}{': ' if stages else ''}{' · '.join(stages)}"]
+        title = f"{self.title}  {self._elapsed()}".rstrip()
+        lines = [f"{mark} {title}{': ' if stages else ''}{' · '.join(stages)}"]
         if transfer := self._running():
             bar = render.text_bar(transfer.done / transfer.total, width=20) if transfer.total else ""
             lines.append(f"  {bar}{render.transfer_text(*transfer.figures)}")
+        if still := self._still:
+            lines += [f"  {line}" for line in still.lines(_COLUMNS)[1:]]
         lines += [f"  note: {note}" for note in self._notes]
         if self.python:
             lines.append(f"  in Python: {self.python}")
@@ -126,9 +144,10 @@ class Progress:
         bar = ""
         if transfer:
             bar = render.html_transfer(transfer.done, transfer.total, render.transfer_text(*transfer.figures))
-        return render.html_progress(
+        line = render.html_progress(
             (look, self.title, self._elapsed()), self._steps(), bar=bar, notes=self._notes, python=self.python
         )
+        return line + self._still.to_html() if self._still else line
 
 
 @dataclass

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from IPython.core.completer import SimpleCompletion, context_matcher
+from IPython.core.getipython import get_ipython
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
 
 # `%llm …`, `%%llm …` and `server = %llm …`, up to the cursor.
-_LINE = re.compile(r"(?:\s*%%?|.*=\s*%)llm\s+(.*)", re.DOTALL)
+_LINE = re.compile(r"(?:\s*%(%)?|.*=\s*%)llm\s+(.*)", re.DOTALL)
+_OUT = ("-o", "--out")
+_TAKES_BODY = ["ask"]
 _SYNTHETIC = "synthetic:"
 _PATIENCE_S = 0.5  # a container engine or a disk that does not answer must not hold up the Tab key
 
@@ -42,33 +45,54 @@ def complete(context: CompletionContext) -> SimpleMatcherResult:
     # Whatever goes wrong: the Tab key shows nothing then, and no traceback.
     with contextlib.suppress(Exception):
         line = _LINE.fullmatch(context.text_until_cursor)
-        if line:
+        # The body of a cell is a prompt.
+        if line and not (context.cursor_line and re.match(r"\s*%%llm\b", context.full_text)):
             # A token of Python's ends at a colon, a word of a command line does not.
-            *before, word = re.split(r"\s+", line[1])
+            *before, word = re.split(r"\s+", line[2])
             kept = len(word) - len(context.token)
             if word.endswith(context.token):
-                found = [found[kept:] for found in candidates(before, word) if found.startswith(word)]
+                found = [
+                    found[kept:]
+                    for found in candidates(before, word, cell=bool(line[1]))
+                    if found.startswith(word)
+                ]
     return {"completions": [SimpleCompletion(word) for word in found], "suppress": bool(found)}
 
 
-def candidates(before: list[str], word: str) -> list[str]:
-    """All that could follow the words `before`, given the beginning of a `word`."""
+def candidates(before: list[str], word: str, *, cell: bool = False) -> list[str]:
+    """All that could follow the words `before`, given the beginning of a `word`.
+
+    Args:
+        before: The words before it, the verb first.
+        word: What is there of the word to be completed.
+        cell: Whether a body is to follow, as behind `%%llm`.
+    """
     from llmlab.verbs import VERBS  # noqa: PLC0415 - with the first Tab, not with %load_ext
 
     if not before:
-        return ["--help"] if word.startswith("-") else list(VERBS)
+        return ["--help"] if word.startswith("-") else _TAKES_BODY if cell else list(VERBS)
     verb = VERBS.get(before[0])
     if verb is None:
         return []
+    if before[-1] in _OUT:
+        return _variables()
     for option in verb.options:
         if before[-1] in option.flags and option.takes_value:
             return list(option.choices) or _things(option.completes, word)
     if word.startswith("-"):
-        return [*(flag for option in verb.options for flag in option.flags), "--help"]
+        return [*(flag for option in verb.options for flag in option.flags), *_OUT, "--json", "--help"]
     found: list[str] = []
     for positional in verb.positionals:
         found += list(positional.choices) or _things(positional.completes, word)
     return found
+
+
+def _variables() -> list[str]:
+    """The user's own variables, one of which may be assigned anew."""
+    shell = get_ipython()
+    if shell is None:
+        return []
+    return [name for name in shell.user_ns if name[0] != "_" and name not in shell.user_ns_hidden]
 
 
 def _things(kind: str, word: str) -> list[str]:

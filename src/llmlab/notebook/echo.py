@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 # By name: nothing is imported for them.
 _ANSWER = ("llmlab.results", "Answer")
+_EXCHANGE = ("llmlab.chatting.turns", "Exchange")
 _SEEN = (("llmlab.monitoring.watch", "Watch"), ("llmlab.monitoring.results", "Monitoring"))
 
 # The class of a verb's result (the module that defines it, its name) → the module of this
 # package whose `show(result)` shows it. Elsewhere its text is shown, which says what to do.
-_WIDGETS: dict[tuple[str, str], str] = {}
+_WIDGETS: dict[tuple[str, str], str] = {
+    ("llmlab.comparing.predicting.guessing", "Guessing"): "predicting",
+    ("llmlab.paneling.snapshot", "Panel"): "panel",
+    ("llmlab.chatting.conversation", "Chat"): "chat",
+}
 
 
 def register(shell: Any, reporter: ScreenReporter) -> None:
@@ -36,7 +41,12 @@ def register(shell: Any, reporter: ScreenReporter) -> None:
 
     def echo(result: Any) -> bool:
         shown, execution = reporter.streamed
-        return result is shown and execution == shell.execution_count and _echoes(shell)
+        # Of an exchange in a chat, the answers were shown.
+        return (
+            getattr(result, "streamed", result) is shown
+            and execution == shell.execution_count
+            and _echoes(shell)
+        )
 
     def leave_out(answer: Answer) -> None:
         if not echo(answer):
@@ -49,6 +59,7 @@ def register(shell: Any, reporter: ScreenReporter) -> None:
 
     formatters = shell.display_formatter
     formatters.ipython_display_formatter.for_type_by_name(*_ANSWER, leave_out)
+    formatters.ipython_display_formatter.for_type_by_name(*_EXCHANGE, leave_out)
     formatters.mimebundle_formatter.for_type_by_name(*_ANSWER, cards.answer_bundle)
     for type_ in _SEEN:
         formatters.ipython_display_formatter.for_type_by_name(*type_, live)
@@ -84,5 +95,5 @@ def unregister(shell: Any) -> None:
     """Show results as IPython would."""
     formatters = shell.display_formatter
     for formatter in (formatters.ipython_display_formatter, formatters.mimebundle_formatter):
-        for type_ in (_ANSWER, *_SEEN, *_WIDGETS):
+        for type_ in (_ANSWER, _EXCHANGE, *_SEEN, *_WIDGETS):
             formatter.pop(".".join(type_), None)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError as OneLineError
 from IPython.core.magic import needs_local_scope, no_var_expand
 
-from llmlab.errors import UnknownNameError, UsageError
+from llmlab.errors import LabError, UnknownNameError, UsageError
+from llmlab.notebook import config
 from llmlab.reporting import Reporter, reporting_to
 
 if TYPE_CHECKING:
@@ -22,11 +24,21 @@ if TYPE_CHECKING:
 
 _NAME = "llm"
 _KINDS = ("line", "cell")
+_OUT = ("-o", "--out")
+_OUT_HELP = "in a notebook also:\n  -o NAME, --out NAME   keep the result in a variable of this name\n"
 _PLACEHOLDER = re.compile(r"(\\?)\{\{\s*([^\W\d]\w*)\s*\}\}")
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or the stop button, while a verb was at work: one line in place of a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
 def register(shell: InteractiveShell, reporter: ScreenReporter) -> None:
-    """Make `%llm` and `%%llm` known to `shell`."""
+    """Make `%llm` and `%%llm` known to `shell`, and `%config LLMLab`."""
+    defaults = config.register(shell)
 
     @no_var_expand  # {braces} and $dollars in a prompt arrive as they were typed
     @needs_local_scope
@@ -40,38 +52,38 @@ def register(shell: InteractiveShell, reporter: ScreenReporter) -> None:
         %llm models --fit               which models this machine can run
 
         `%llm` alone lists the verbs, `%llm VERB --help` explains one of them.
-        `server = %llm start tiny` and `answer = %llm ask "…"` assign.
+        `server = %llm start tiny` and `%llm start tiny -o server` keep the result.
 
         A long prompt is the body of a cell, as it stands:
 
-        %%llm ask tiny
+        %%llm ask tiny -o answer
         Explain {this} for $5, in "two" lines.
 
         {{name}} is replaced by the value of the variable `name`. A backslash
         before it, as in \{{name}}, leaves the braces in the prompt.
+
+        `%config LLMLab` shows what `start` and `ask` take in this notebook where
+        nothing else is typed; `%config LLMLab.context = 2048` sets it.
         """
         from llmlab import verbs  # noqa: PLC0415 - with the first %llm, not with %load_ext
 
         try:
             prog = f"%{_NAME}" if cell is None else f"%%{_NAME}"
             values = {**shell.user_ns, **(local_ns or {})}
-            words = [_with_numbers(word, values) for word in _split(line)]
+            words, out = _out(_with_numbers(word, values) for word in _split(line))
             call = _with_values(verbs.parse(words, prog=prog, body=cell), values)
-            if call.json:
-                with reporting_to(Reporter()):  # data was asked for: nothing else is shown
-                    return call.run().to_dict()
-            # Shown with what takes a while, whichever verb it is.
-            reporter.announce(call.python())
-            try:
-                return call.run()
-            finally:
-                reporter.announce("")
+            result = _run(call, defaults, reporter)
         except verbs.HelpShown as shown:
-            print(shown.text)  # noqa: T201 - help is text, to be shown where it was asked for
+            verb = verbs.VERBS.get(words[0]) if words else None
+            more = [_OUT_HELP, defaults.help_text(verb)] if verb else []
+            print("\n".join([shown.text, *filter(None, more)]))  # noqa: T201 - help is text, to be shown where it was asked for
+            return None
         except UsageError as error:
             # IPython shows exactly this class, and no subclass, as one line.
             raise OneLineError(" ".join(str(error).split())) from None
-        return None
+        if out:
+            shell.push({out: result})
+        return result
 
     for kind in _KINDS:
         shell.magics_manager.register_function(llm, kind, _NAME)
@@ -81,6 +93,50 @@ def unregister(shell: InteractiveShell) -> None:
     """Take them away."""
     for kind in _KINDS:
         shell.magics_manager.magics[kind].pop(_NAME, None)
+    config.unregister(shell)
+
+
+def _run(typed: Call, defaults: config.LLMLab, reporter: ScreenReporter) -> Any:
+    """Call the verb, and show with what takes a while which Python line does the same."""
+    call = defaults.filled(typed)
+    try:
+        if call.json:
+            with reporting_to(Reporter()):  # data was asked for: nothing else is shown
+                return call.run().to_dict()
+        reporter.announce(call.python())
+        try:
+            return call.run()
+        finally:
+            reporter.announce("")
+    except LabError as error:
+        raise defaults.explained(error, typed, call) from error.__cause__
+    except KeyboardInterrupt as interrupt:
+        if type(interrupt) is not KeyboardInterrupt:  # it has something to say
+            raise
+        raise Interrupted(call.verb.name) from None
+
+
+def _out(typed: Iterable[str]) -> tuple[list[str], str]:
+    """The words without `-o NAME`, and that name; "" if there is none.
+
+    Raises:
+        UsageError: If it is no name for a variable.
+    """
+    words, name = list(typed), ""
+    end = words.index("--") if "--" in words else len(words)
+    kept, left = [], iter(words[:end])
+    for word in left:
+        flag, joined, value = word.partition("=")
+        if flag not in _OUT:
+            kept.append(word)
+            continue
+        name = value if joined else next(left, "")
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise UsageError(
+                f"{name!r} is no name for a variable" if name else f"{flag} needs a variable's name",
+                hint=f"such as {flag} answer",
+            )
+    return [*kept, *words[end:]], name
 
 
 def _split(line: str) -> list[str]:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from IPython.core.getipython import get_ipython
@@ -14,38 +14,18 @@ from IPython.display import display
 
 from llmlab import render
 from llmlab.notebook import cards, watching
-from llmlab.reporting import Repainter, Reporter, Transfer
+from llmlab.notebook.outputs import LiveOutput
+from llmlab.reporting import Lines, Repainter, Reporter, Transfer
 
 if TYPE_CHECKING:
     from llmlab.monitoring import Watch
     from llmlab.monitoring.painting import Painting
+    from llmlab.reporting import Course
     from llmlab.results import Answer, Result
 
+# What a page takes to draw a picture that it is sent, on a slow machine.
+_DRAWN_S = 0.2
 _LOOK_S, _PIPE_S = 1.0, 15.0  # where lines cannot be written over: how often to look, and to print one
-
-
-class _LiveOutput:
-    """One output of a cell, painted again in place."""
-
-    def __init__(self, paint: Callable[[], cards.Bundle]) -> None:
-        self._paint = paint
-        self._handle = display(paint(), raw=True, display_id=True)
-        self._painter = Repainter(self._update)
-
-    def changed(self) -> None:
-        """There is something new to show."""
-        self._painter.changed()
-
-    def close(self) -> None:
-        """Paint for the last time."""
-        try:
-            self._painter.close()
-        finally:  # also when a second interrupt falls into it
-            self._update()
-
-    def _update(self) -> None:
-        if self._handle is not None:
-            self._handle.update(self._paint(), raw=True)
 
 
 class _Active(threading.local):
@@ -53,8 +33,8 @@ class _Active(threading.local):
 
     python = ""
     progress: cards.Progress | None = None
-    output: _LiveOutput | None = None  # of the progress, once there is any
-    reply: tuple[cards.Reply, _LiveOutput] | None = None
+    output: LiveOutput | None = None  # of the progress, once there is any
+    reply: tuple[cards.Reply, LiveOutput] | None = None
 
 
 class ScreenReporter(Reporter):
@@ -88,7 +68,7 @@ class KernelReporter(ScreenReporter):
 
     def __init__(self) -> None:
         self._active = _Active()
-        self._shown: list[tuple[cards.Progress, _LiveOutput]] = []  # of all threads
+        self._shown: list[tuple[cards.Progress, LiveOutput]] = []  # of all threads
 
     def announce(self, python: str) -> None:
         """Shown with the next `begin`."""
@@ -107,6 +87,17 @@ class KernelReporter(ScreenReporter):
         if self._active.progress is not None:
             self._active.progress.stage(stage, detail)
             self._show_progress()
+
+    def course(self, course: Course) -> None:
+        """Show the picture under the progress line, and wait until it has been drawn."""
+        if self._active.progress is None:
+            return
+        self._active.progress.follow(course)
+        if self._active.output is None:
+            self._show_progress(still=True)
+        else:
+            self._active.output.paint()
+        time.sleep(_DRAWN_S)
 
     def progress(self, done: int, total: int | None) -> None:
         """Move the bar on.
@@ -153,18 +144,18 @@ class KernelReporter(ScreenReporter):
 
         watch.when_over(over)
 
-    def _show_progress(self) -> None:
+    def _show_progress(self, *, still: bool = False) -> None:
         if self._active.output is not None:
             self._active.output.changed()
         elif self._active.progress is not None:
-            self._active.output = _LiveOutput(self._active.progress.bundle)
+            self._active.output = LiveOutput(self._active.progress.bundle, still=still)
             self._shown = [*self._shown, (self._active.progress, self._active.output)]
 
     def asked(self, prompt: str, server: str) -> None:  # noqa: ARG002 - the prompt is in the cell already
         """Open the output of the answer."""
         if self._active.reply is None:
             reply = cards.Reply(server)
-            self._active.reply = (reply, _LiveOutput(reply.bundle))
+            self._active.reply = (reply, LiveOutput(reply.bundle))
 
     def text(self, piece: str) -> None:
         """Show the next piece, soon."""
@@ -207,6 +198,7 @@ class TerminalReporter(ScreenReporter):
         self._printed = 0.0
         self._transfer: tuple[Transfer, Repainter] | None = None
         self._painting: Painting | None = None
+        self._lines: Lines | None = None  # of a course
 
     def announce(self, python: str) -> None:
         """Printed with the title of what begins next."""
@@ -228,6 +220,15 @@ class TerminalReporter(ScreenReporter):
         self._stage, self._detail, self._thread = stage, detail, threading.current_thread()
         if changed or sys.stdout.isatty():
             self._print_stage()
+
+    def course(self, course: Course) -> None:
+        """Painted in place; elsewhere one line per stage."""
+        if not sys.stdout.isatty():
+            super().course(course)
+            return
+        self._open()
+        self._lines = self._lines or Lines(sys.stdout)
+        self._lines.paint(course.lines(self._lines.columns))
 
     def progress(self, done: int, total: int | None) -> None:
         """The same line, with a bar and the rate."""
@@ -255,15 +256,19 @@ class TerminalReporter(ScreenReporter):
     def end(self, *, failed: bool) -> None:
         """Print how it went."""
         self._close_transfer()
-        if self._stage:
-            print(("\n" if sys.stdout.isatty() else "") + f"  {'failed' if failed else 'done'}")  # noqa: T201
+        lines, self._lines = self._lines, None
+        if lines:
+            lines.paint(())
+        if self._stage or lines:
+            newline = "\n" if self._stage and sys.stdout.isatty() else ""
+            print(f"{newline}  {'failed' if failed else 'done'}")  # noqa: T201
         self._title = self._stage = ""
 
     def settle(self, *_: object) -> None:
         """The cell is over: no thread of it may go on printing."""
         super().settle()
         self._close_transfer()
-        self._stage = ""
+        self._stage, self._lines = "", None
 
     def note(self, message: str) -> None:
         """Print it."""

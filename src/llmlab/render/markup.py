@@ -17,7 +17,7 @@ from llmlab.render.style import (
     Finding,
     Step,
 )
-from llmlab.render.texts import clipped
+from llmlab.render.texts import UNTYPESET, capped, clipped, plain
 
 _PART_COLUMNS = 88
 # A mark and a colour for each step of something that takes a while.
@@ -169,14 +169,26 @@ def html_text(text: str) -> str:
     return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0">{escape(text)}</div>'
 
 
+def html_untrusted(html: str) -> str:
+    """HTML with text of others in it: formulas in it are not typeset, since MathJax knows links and more."""
+    return f'<div class="{UNTYPESET}">{html}</div>'
+
+
 def html_answer(text: str, chips: Sequence[tuple[str, str, str]], *, busy: bool = False) -> str:
-    """What a model wrote, set apart by a bar from what llmlab says about it."""
+    """What a model wrote, set apart by a bar from what llmlab says about it. Of a huge text, the beginning."""
     caret = f'<span aria-hidden="true" style="color:{ACCENT}">▍</span>' if busy else ""
+    shown, more = capped(text)
+    body = f'<div style="white-space:pre-wrap">{escape(plain(shown))}{caret}</div>'
+    return html_reply(body, chips, below=html_note(more) if more else "")
+
+
+def html_reply(body: str, chips: Sequence[tuple[str, str, str]], *, below: str = "") -> str:
+    """The same for a text that is HTML already; `below`, HTML too, is what llmlab says about it."""
     return (
         f'<div style="{FONT};border-left:3px solid {ACCENT};padding:1px 0 1px 12px;max-width:52em;margin:4px 0">'
-        f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.5;'
-        f'font-size:var(--jp-content-font-size1, 14px)">{escape(text)}{caret}</div>'
-        f"<div>{html_chips(chips)}</div></div>"
+        f'<div style="overflow:hidden;overflow-wrap:anywhere;line-height:1.5;'
+        f'font-size:var(--jp-content-font-size1, 14px)">{body}</div>'
+        f"{below}<div>{html_chips(chips)}</div></div>"
     )
 
 

@@ -11,6 +11,9 @@ UNKNOWN = "–"
 # Not printable by Python's account and wanted all the same: line ends, tabs, the
 # space that does not break and the joiner inside of many emoji.
 _HARMLESS = "\n\t\u00a0\u200d"
+UNTYPESET = "tex2jax_ignore mathjax_ignore"
+"""The class of HTML that MathJax leaves alone, of versions 2 and 3: it knows links, and more."""
+_SHOWN = 200_000
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int = 3) -> str:
@@ -32,6 +35,22 @@ def plain(text: str) -> str:
     write to the clipboard.
     """
     return "".join(c if c.isprintable() or c in _HARMLESS else repr(c)[1:-1] for c in text)
+
+
+def capped(text: str, most: int = _SHOWN) -> tuple[str, str]:
+    """The beginning of a text, and a note on how much more there is.
+
+    Args:
+        text: The text.
+        most: Characters that are kept.
+
+    Returns:
+        The text, and "… 1.2 MB more", or "" if that is all.
+    """
+    if len(text) <= most:
+        return text, ""
+    rest = len(text[most:].encode("utf-8", errors="replace"))
+    return text[:most], f"… {bytes_text(rest)} more"
 
 
 def transfer_text(done: int, total: int | None, rate: float | None, left_s: float | None) -> str:
@@ -148,9 +167,12 @@ def columns_of(text: str) -> int:
 def bundle(text: str, html: str) -> dict[str, str]:
     """A MIME bundle; the text always, so that every front-end shows something.
 
-    A terminal prints the text, so what is in it is made plain.
+    A terminal prints the text, so what is in it is made plain. Front-ends that typeset
+    formulas leave the HTML alone: they would take `$` in a name or an answer for one.
     """
-    return {"text/plain": plain(text), "text/html": html}
+    shown, more = capped(text)
+    shown = plain(f"{shown}\n{more}" if more else shown)
+    return {"text/plain": shown, "text/html": f'<div class="{UNTYPESET}">{html}</div>'}
 
 
 def _one_line(text: str) -> str:

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Literal
 
 from llmlab import machine, runtime
 from llmlab.comparing import arms, design
 from llmlab.comparing.card import Arm, Block, Request
 from llmlab.comparing.ladder.rungs import Candidate, How
+from llmlab.comparing.progress import LadderSoFar, RungSoFar, State
 from llmlab.comparing.running import Running, Setting
 from llmlab.errors import LabError, MemoryFitError, StartError
 from llmlab.reporting import Reporter, reporter, reporting_to
@@ -83,6 +85,7 @@ class Climbed:
         planned: How many these were to be.
         plan: Why so many.
         notes: What was left out, and what else should be known.
+        tried: By key, how far each candidate is.
     """
 
     rungs: list[Rung] = field(default_factory=list)
@@ -93,6 +96,28 @@ class Climbed:
     planned: int = 0
     plan: str = ""
     notes: list[str] = field(default_factory=list)
+    tried: dict[str, RungSoFar] = field(default_factory=dict)
+
+    def mark(self, candidate: Candidate, state: State, why: str = "") -> None:
+        """How far a candidate is, and why it is left out."""
+        self.tried[candidate.key] = RungSoFar(title=candidate.title, state=state, why=why)
+        if why:
+            self.notes.append(f"left out: {candidate.title}, because {why}")
+
+    def show(
+        self, report: Reporter, stage: Literal["rungs", "blocks"], wanted: Wanted, left_s: float | None = None
+    ) -> None:
+        """Show how far it is; never while something is measured."""
+        report.course(
+            LadderSoFar(
+                stage=stage,
+                rungs=dict(self.tried),
+                warmed=self.warm_up is not None,
+                blocks=tuple(self.blocks),
+                planned=self.planned or wanted.blocks,
+                left_s=left_s,
+            )
+        )
 
 
 def climb(candidates: Sequence[Candidate], spec: ServeSpec, wanted: Wanted) -> Climbed:
@@ -112,7 +137,6 @@ def climb(candidates: Sequence[Candidate], spec: ServeSpec, wanted: Wanted) -> C
     found = Climbed()
     with reporting_to(Reporter()), runtime.owned_servers():
         _check_memory(sum(not each.missing for each in candidates), spec)
-        report.stage("rungs", "each is tried once")
         _try(candidates, spec, wanted, found, report)
         try:
             _measure(found, wanted, begun, report)
@@ -147,17 +171,20 @@ def _try(
     """Start each alone; one that cannot be is left out, and the next changes the one before."""
     how, error = How(spec=spec), None
     for candidate in candidates:
+        found.mark(candidate, "left out" if candidate.missing else "ahead", candidate.missing)
+    for candidate in candidates:
         if candidate.missing:
-            found.notes.append(f"left out: {candidate.title}, because {candidate.missing}")
             continue
-        report.stage("rungs", candidate.title)
+        found.mark(candidate, "now")
+        found.show(report, "rungs", wanted)
         changed = candidate.changed(how)
         try:
             facts = _known(candidate, changed, wanted, found)
         except LabError as caught:
             error = caught
-            found.notes.append(f"left out: {candidate.title}, because {caught.message}")
+            found.mark(candidate, "left out", caught.message)
             continue
+        found.mark(candidate, "done")
         how = found.hows[candidate.key] = changed
         found.rungs.append(
             Rung(key=candidate.key, title=candidate.title, change=candidate.change, facts=facts)
@@ -191,15 +218,14 @@ def _running(key: str, title: str, how: How, wanted: Wanted) -> Running:
 def _measure(found: Climbed, wanted: Wanted, begun: float, report: Reporter) -> None:
     """The warm-up, and then as many blocks as were planned."""
     count = len(found.rungs)
-    report.stage("blocks", "warm-up")
+    found.show(report, "blocks", wanted)
     began = time.monotonic()
     found.warm_up = _block(0, design.ladder_order(count, 1, wanted.seed + 1)[0], found, wanted)
     took_s = time.monotonic() - began
     found.planned, found.plan = _planned(wanted, took_s, 60 * wanted.minutes - (time.monotonic() - begun))
     failures = 0
     for number, order in enumerate(design.ladder_order(count, found.planned, wanted.seed), start=1):
-        left_s = took_s * (found.planned - number + 1)
-        report.stage("blocks", f"block {number} of {found.planned}, about {left_s:.0f} s left")
+        found.show(report, "blocks", wanted, left_s=took_s * (found.planned - number + 1))
         found.blocks.append(block := _block(number, order, found, wanted))
         failures = failures + 1 if block.trouble else 0
         if failures == _FAILURES:

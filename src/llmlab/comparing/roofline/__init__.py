@@ -12,7 +12,6 @@ What is read and computed follows from the model's anatomy; the roofs are measur
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -85,22 +84,6 @@ class Roofline(Result):
         """Tokens generated per second, as measured; None if that was not done."""
         return self.decode.measured_tokens_per_s
 
-    def guess(self, tokens_per_s: float) -> str:
-        """How far a guess of the generation rate is off, in words.
-
-        Args:
-            tokens_per_s: The guess, tokens generated per second.
-
-        Raises:
-            UsageError: If it is no number above 0.
-        """
-        wrong = isinstance(tokens_per_s, bool) or not isinstance(tokens_per_s, int | float)
-        if wrong or not 0 < tokens_per_s < math.inf:
-            raise UsageError(
-                f"{tokens_per_s!r} is no rate", hint="guess a number of tokens per second above 0"
-            )
-        return roofline_views.guess(self, tokens_per_s)
-
     def to_dict(self) -> dict[str, Any]:
         """Roofs, both phases and what follows from them, as plain JSON data."""
         return {
@@ -122,7 +105,9 @@ class Roofline(Result):
         return roofline_views.html(self)
 
 
-def roofline(model: str, *, threads: int | None = None, measure: bool = True) -> Roofline:
+def roofline(
+    model: str, *, threads: int | None = None, measure: bool = True, prompts: bool = True
+) -> Roofline:
     """Lay a model under this machine's roofs: what it could do at best, and what it does.
 
     Args:
@@ -130,6 +115,7 @@ def roofline(model: str, *, threads: int | None = None, measure: bool = True) ->
         threads: Compute threads. Unset: as many as `start` takes.
         measure: Start the model natively and measure it; otherwise it is only
             predicted, and nothing is fetched.
+        prompts: Measure reading a prompt, too; with a large model that takes minutes.
 
     Raises:
         UsageError: There is no such model, or a number is out of range.
@@ -149,7 +135,7 @@ def roofline(model: str, *, threads: int | None = None, measure: bool = True) ->
         found: _Found | None = None
         if measure:
             report.stage("measure", model)
-            found = _measured(model, made, used)
+            found = _measured(model, made, used, prompts=prompts)
             # Once more, since the pace of a shared machine changes within seconds.
             report.stage("roofs", "once more")
             busy = compute.others(used) or busy
@@ -195,31 +181,37 @@ class _Found:
     prefill: tuple[float, ...] = ()
 
 
-def _measured(model: str, made: Anatomy, threads: int) -> _Found:
+def _measured(model: str, made: Anatomy, threads: int, *, prompts: bool) -> _Found:
     """Start the model natively, measure it, and stop it.
 
     Raises:
         LabError: If it cannot be started, or its engine does not tell its rates.
     """
     context, length = _lengths(made)
+    report = reporter()
     name = f"roofline-{secrets.token_hex(3)}"
     # Its stages are no stages of the caller's.
     with (
         reporting_to(Reporter()),
-        lab.start(model, backend="native", name=name, context=context, slots=1, threads=threads) as server,
+        # The roofs are those of the CPU and its memory.
+        lab.start(
+            model, backend="native", name=name, context=context, slots=1, threads=threads, gpu_layers="0"
+        ) as server,
     ):
         if server.record.spec.engine != "llama-server":
             raise _silent()
         client = registry.client(server.record)
         prompt = _prompt(client, length)
         # The first of each is slower, and not counted. Then as many tokens as take about a second.
-        _read(client, prompt)
+        if prompts:
+            _read(client, prompt)
         rate = _generated(client, prompt[:_QUESTION], _TRIED)
         tokens = max(_FEWEST, min(round(rate * _DECODE_S), _MOST, context // 4))
         decode, prefill = [], []
         for number in range(_DECODES):
+            report.stage("measure", f"{model}, {number + 1} of {_DECODES}")
             decode.append(_generated(client, prompt[:_QUESTION], tokens))
-            if number < _PREFILLS:
+            if prompts and number < _PREFILLS:
                 prefill.append(_read(client, prompt))
     return _Found(
         context=_QUESTION + tokens // 2,

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # From so much of a roof on, that roof is what limits; above the second, the roof itself is too low.
 _NEAR, _ABOVE = 0.6, 1.05
-_CLOSE, _TIMES = 0.02, 2.0
 
 _DEFINITIONS = (
     (
@@ -61,10 +60,11 @@ _DEFINITIONS = (
 
 def sentence(seen: Roofline) -> str:
     """What it comes to."""
-    return "; ".join(_outcome(phase) for phase in seen.phases) + "."
+    return "; ".join(outcome(phase) for phase in seen.phases) + "."
 
 
-def _outcome(phase: Phase) -> str:
+def outcome(phase: Phase) -> str:
+    """What a phase comes to: which roof it is, and how near."""
     rate = phase.measured_tokens_per_s
     if phase.bound is None:
         known = "" if rate is None else f" at {number(rate)} tokens/s"
@@ -86,26 +86,6 @@ def _outcome(phase: Phase) -> str:
 
 def _what(phase: Phase) -> str:
     return "computing" if phase.bound == "compute" else "memory"
-
-
-def guess(seen: Roofline, tokens_per_s: float) -> str:
-    """How far a guess of the generation rate is off, in words."""
-    parts = [
-        f"{number(rate)} tokens/s {verb}: {number(tokens_per_s)} is {_off(tokens_per_s / rate)}"
-        for rate, verb in ((seen.predicted, "are predicted"), (seen.measured, "were measured"))
-        if rate
-    ]
-    return ". ".join(parts) + "." if parts else "Nothing is known to hold the guess against."
-
-
-def _off(ratio: float) -> str:
-    if abs(ratio - 1) < _CLOSE:
-        return "right to 2 %"
-    factor = max(ratio, 1 / ratio)
-    direction = "high" if ratio > 1 else "low"
-    if factor >= _TIMES:
-        return f"too {direction} by a factor of {number(factor)}"
-    return f"{100 * abs(ratio - 1):.0f} % too {direction}"
 
 
 def _header(seen: Roofline) -> str:

@@ -183,6 +183,7 @@ def _facts(card: Card) -> dict[str, str]:
         found |= {f"{arm.key}'s {key}": shown(value) for key, value in {**arm.options, **arm.facts}.items()}
     return {
         **found,
+        "clock of the rates": f"the {card.clock}'s",
         "tokens of a prompt": shown(card.prompt_tokens),
         "tokens of an answer": shown(card.tokens),
     }

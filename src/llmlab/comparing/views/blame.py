@@ -48,11 +48,16 @@ def _slow(it: Seen, slow: str, fast: str) -> str:
     known = [what for what, of in (("a quota", throttled), ("page faults", faults)) if of[slow] is not None]
     if not known:
         return "Throttled periods and major page faults were not counted, so no cause can be named."
-    return f"No cause was seen: what was counted does not point to {' or '.join(known)}."
+    pointless = f"what was counted does not point to {' or '.join(known)}"
+    if any(each.what == "engine" for each in it.card.inequalities):
+        return f"The engines themselves differ: {pointless}."
+    return f"No cause was seen: {pointless}."
 
 
 def _way(it: Seen) -> str:
-    """Whether the engines are alike and the client waits longer all the same."""
+    """Whether the engines are alike and the client waits longer all the same; by one clock nobody can tell."""
+    if it.card.clock == "client":
+        return ""
     found = {row.metric.key: row.found for row in it.rows if row.found}
     engine = [found[key] for key in ("generated", "prompt") if key in found]
     client = [(row.metric.title, row.found) for row in it.rows if row.metric.key in {"ttft_s", "total_s"}]

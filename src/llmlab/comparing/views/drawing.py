@@ -9,15 +9,13 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from llmlab import render
-from llmlab.comparing.metrics import BY_KEY, MAIN
-from llmlab.comparing.reading import values_of
+from llmlab.comparing.reading import main_of, values_of
 from llmlab.comparing.views.looks import ARM_CAPS, ARM_COLOURS, arm_key
 
 if TYPE_CHECKING:
     from llmlab.comparing.card import Block
     from llmlab.comparing.views.rows import Seen
 
-METRIC = BY_KEY[MAIN]
 LEFT, TOP, WIDEST = 46, 10, 860
 STEPS = (1, 2, 2.5, 5, 10)
 # Below that, squares of lines without a length would hardly be seen.
@@ -80,7 +78,7 @@ def rounder(rough: float) -> float:
 
 def known(block: Block, arm: str) -> list[float]:
     """What can be drawn of an arm's requests in a block; a card may hold anything."""
-    return [value for value in values_of(block, arm, METRIC) if drawable(value)]
+    return [value for value in values_of(block, arm, main_of((block,))) if drawable(value)]
 
 
 def drawable(value: float) -> bool:
@@ -119,6 +117,17 @@ def dots(path: str, arm: str, *, size: int, faint: bool) -> str:
     return (
         f'<path d="{path}" stroke="{ARM_COLOURS[arm]}" stroke-width="{less}" '
         f'stroke-linecap="{ARM_CAPS[arm]}"{dim}/>'
+    )
+
+
+def place(x: float, column: float, top: float, bottom: float, *, now: bool) -> str:
+    """An empty place for a block: the one that is measured now is outlined."""
+    edge = column / 10
+    outline = 'fill="none" stroke="currentColor" stroke-dasharray="3 3" opacity=".8"'
+    look = outline if now else 'fill="currentColor" opacity=".1"'
+    return (
+        f'<rect x="{x + edge:.5g}" y="{top + 1:g}" width="{column - 2 * edge:.4g}" height="{bottom - top - 2:g}" '
+        f'rx="{min(3, column / 4):g}" {look}/>'
     )
 
 

@@ -118,7 +118,7 @@ def described(row: Row) -> str:
     floor = f"; a against itself {floor_text(row.floor)}" if row.floor else ""
     found = row.found
     if not found:
-        return f"too few blocks{floor}"
+        return f"{row.nothing}{floor}"
     return (
         f"b over a {ratio(found)}, 95 % interval {interval(found.low, found.high)},"
         f" 90 % interval {interval(found.equivalence_low, found.equivalence_high)}, {found.verdict}{floor}"

@@ -14,6 +14,8 @@ MARKS = {
     "inconclusive": "?",
     "not comparable": "✖",
     "too few blocks": "?",
+    "unknown of a": "?",
+    "unknown of b": "?",
 }
 _ACCENT = "var(--jp-brand-color1, #1976d2)"
 COLOURS = {
@@ -23,6 +25,8 @@ COLOURS = {
     "inconclusive": render.STATE_COLOURS["loading"],
     "not comparable": render.STATE_COLOURS["exited"],
     "too few blocks": render.STATE_COLOURS["stopped"],
+    "unknown of a": render.STATE_COLOURS["stopped"],
+    "unknown of b": render.STATE_COLOURS["stopped"],
 }
 # Of arms: a colour and a shape; ends of lines of no length are dots and squares.
 ARM_COLOURS = {"a": render.SERIES_COLOURS[0], "b": render.SERIES_COLOURS[1]}

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from llmlab import render
 from llmlab.comparing.views.drawing import (
     LEFT,
-    METRIC,
     TOP,
     WIDEST,
     Scale,
@@ -20,6 +19,7 @@ from llmlab.comparing.views.drawing import (
     figure,
     known,
     mean_of,
+    place,
     scaled,
     svg,
     word,
@@ -58,27 +58,40 @@ class _Drawn:
         return "".join([*parts, *self.others])
 
 
-def paired(it: Seen) -> str:
-    """The picture; "" if nothing is known that could be drawn."""
-    groups = [blocks for blocks in (it.card.aa, it.card.blocks) if blocks]
-    values = [value for blocks in groups for block in blocks for arm in "ab" for value in known(block, arm)]
-    if not values:
+def paired(it: Seen, ahead: tuple[int, int] = (0, 0), *, now: bool = True) -> str:
+    """The picture; "" if nothing is known that could be drawn.
+
+    Args:
+        it: What there is.
+        ahead: How many blocks of a against itself, and of a against b, are to come.
+        now: Whether the first of these is being measured.
+    """
+    groups = [(it.card.aa, ahead[0], True), (it.card.blocks, ahead[1], False)]
+    groups = [group for group in groups if group[0] or group[1]]
+    values = [
+        value for blocks, *_ in groups for block in blocks for arm in "ab" for value in known(block, arm)
+    ]
+    if not values and not any(ahead):
         return ""
-    count = sum(map(len, groups))
+    count = sum(len(blocks) + more for blocks, more, _ in groups)
     column = min(_COLUMN, max(_NARROWEST, (WIDEST - LEFT - _GAP) / count))
     width = math.ceil(LEFT + count * column + _GAP * (len(groups) - 1) + 4)
-    on, drawn, x = scaled(values, _BASE), _Drawn(), float(LEFT)
-    for blocks in groups:
-        itself = blocks is it.card.aa
-        drawn.others.append(_caption(it, blocks, x, column, itself=itself))
+    on, drawn, x = scaled(values or [1.0], _BASE), _Drawn(), float(LEFT)
+    for blocks, more, itself in groups:
+        drawn.others.append(_caption(it, blocks, more, x, column, itself=itself))
         for block in blocks:
             _pair(drawn, block, x + column / 2, column, on, itself=itself)
             if not itself and block.number in it.outliers:
                 drawn.rings += _ring([on.y(value) for arm in "ab" for value in known(block, arm)], x, column)
             x += column
+        for _ in range(more):
+            drawn.others.append(place(x, column, TOP, _BASE, now=now))
+            now, x = False, x + column
         x += _GAP
-    title = f"{METRIC.title.capitalize()} in each block, {METRIC.unit}"
-    return figure(it, title, svg(on.lines(width) + drawn.html(), width, _HEIGHT, _described(it)))
+    title = f"{it.metric.title.capitalize()} in each block, {it.metric.unit}"
+    return figure(
+        it, title, svg((on.lines(width) if values else "") + drawn.html(), width, _HEIGHT, _described(it))
+    )
 
 
 def _pair(drawn: _Drawn, block: Block, x: float, column: float, on: Scale, *, itself: bool) -> None:
@@ -121,16 +134,17 @@ def _ring(heights: Sequence[float], x: float, column: float) -> list[str]:
     ]
 
 
-def _caption(it: Seen, blocks: Sequence[Block], x: float, column: float, *, itself: bool) -> str:
+def _caption(it: Seen, blocks: Sequence[Block], more: int, x: float, column: float, *, itself: bool) -> str:
     """Numbers below the blocks, and what is against what."""
     every = max(1, math.ceil(22 / column))
     flagged = () if itself else it.outliers
+    counted = [block.number for block in blocks] + [len(blocks) + i + 1 for i in range(more)]
     numbers = "".join(
-        word(x + (i + 0.5) * column, _BASE + 15, str(block.number), bold=block.number in flagged)
-        for i, block in enumerate(blocks)
-        if i % every == 0 or block.number in flagged
+        word(x + (i + 0.5) * column, _BASE + 15, str(number), bold=number in flagged)
+        for i, number in enumerate(counted)
+        if i % every == 0 or number in flagged
     )
-    width = len(blocks) * column
+    width = len(counted) * column
     # About six pixels a letter.
     itself_words = render.clipped(f"A/A: {it.names['a']} against itself", max(3, int(width / 6)))
     line = f'<path d="M{x:.5g} {_BASE + 20}h{width:.5g}" stroke="currentColor" opacity=".35"/>'
@@ -144,4 +158,4 @@ def _described(it: Seen) -> str:
         for block in it.complete
     ]
     flagged = f"; far from the others: {', '.join(map(str, it.outliers))}" if it.outliers else ""
-    return f"{METRIC.title} of a and b in {METRIC.unit}, block by block: {'; '.join(told) or 'none'}{flagged}"
+    return f"{it.metric.title} of a and b in {it.metric.unit}, block by block: {'; '.join(told) or 'none'}{flagged}"

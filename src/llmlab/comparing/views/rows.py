@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from llmlab.comparing.metrics import MAIN, METRICS, Metric
-from llmlab.comparing.reading import values_of
+from llmlab.comparing.metrics import METRICS, Metric
+from llmlab.comparing.reading import main_of, values_of
 from llmlab.comparing.views.numbers import short
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class Row:
     found: Finding | None
     floor: Floor | None
 
+    @property
+    def nothing(self) -> str:
+        """Why there is no finding, in words."""
+        untold = [arm for arm, value in (("a", self.a), ("b", self.b)) if value is None]
+        return f"unknown of {untold[0]}" if untold else "too few blocks"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
@@ -60,9 +66,14 @@ class Seen:
     outliers: Mapping[int, str]
 
     @property
+    def metric(self) -> Metric:
+        """What the verdict is about."""
+        return main_of((*self.card.aa, *self.card.blocks))
+
+    @property
     def main(self) -> Row | None:
-        """The row that the verdict is about; None if nothing of it is known."""
-        return next((row for row in self.rows if row.metric.key == MAIN), None)
+        """Its row; None if nothing of it is known."""
+        return next((row for row in self.rows if row.metric.key == self.metric.key), None)
 
     @property
     def complete(self) -> tuple[Block, ...]:

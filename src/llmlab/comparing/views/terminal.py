@@ -86,7 +86,7 @@ def word(it: Seen, row: Row) -> str:
     """A metric's verdict; of too few blocks there is none, and none of what is not comparable."""
     if it.verdict == "not comparable":
         return it.verdict
-    return row.found.verdict if row.found else "too few blocks"
+    return row.found.verdict if row.found else row.nothing
 
 
 def _table(it: Seen) -> list[str]:

@@ -7,10 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from llmlab import render
-from llmlab.comparing.metrics import MAIN
 from llmlab.comparing.views.drawing import (
     LEFT,
-    METRIC,
     dots,
     drawable,
     figure,
@@ -74,10 +72,10 @@ def over_time(it: Seen) -> str:
     ]
     values = [spot.value for spot in found]
     words = (
-        f"{METRIC.title} of {counted(len(found), 'request')} over {render.duration_text(last)}, from"
-        f" {measured(min(values))} to {measured(max(values))} {METRIC.unit}"
+        f"{it.metric.title} of {counted(len(found), 'request')} over {render.duration_text(last)}, from"
+        f" {measured(min(values))} to {measured(max(values))} {it.metric.unit}"
     )
-    title = f"{METRIC.title.capitalize()} of each request since the beginning, {METRIC.unit}"
+    title = f"{it.metric.title.capitalize()} of each request since the beginning, {it.metric.unit}"
     return figure(it, title, svg("".join(drawn), _WIDTH, _HEIGHT, words))
 
 
@@ -90,7 +88,7 @@ def spots(it: Seen) -> list[Spot]:
         first = min((began for _, _, began in blocks), default=None)
         for aa, block, began in blocks:
             for request in block.requests:
-                value, time_s = request.values.get(MAIN), request.began_s
+                value, time_s = request.values.get(it.metric.key), request.began_s
                 if first is not None and value is not None and drawable(value) and 0 <= time_s < 1e9:  # noqa: PLR2004
                     since_s = (began - first).total_seconds() + time_s
                     found.append(Spot(request.arm, aa, since_s, value))

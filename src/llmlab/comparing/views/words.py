@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmlab.comparing.design import FEWEST_BLOCKS
-from llmlab.comparing.metrics import BY_KEY, MAIN
+from llmlab.comparing.metrics import MAIN
 from llmlab.comparing.views import blame
 from llmlab.comparing.views.numbers import interval, number, percent, ratio, short
 from llmlab.comparing.views.rows import Seen, complete, seen
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llmlab.comparing.findings import Finding, Floor
     from llmlab.comparing.results import Comparison
 
-_TITLE = BY_KEY[MAIN].title
 _TWICE = 2.0
 
 
@@ -26,7 +25,7 @@ class Sentences:
     """The verdict's parts, each "" where there is nothing to say.
 
     Attributes:
-        outcome: What came out for the generation rate, with its interval.
+        outcome: What came out for the main rate, with its interval.
         floor: What the machine can tell apart.
         besides: In what the arms differ besides what is compared.
         blame: What a difference is put down to, as far as the evidence goes.
@@ -98,14 +97,14 @@ def _outcome(it: Seen) -> str:
         f" {blocks_of(it)}"
     )
     if found.verdict == "equivalent":
-        said = f"The {_TITLE} of {b} is equivalent to that of {a} within {margin(it)}: {figures}."
+        said = f"The {it.metric.title} of {b} is equivalent to that of {a} within {margin(it)}: {figures}."
     elif found.verdict == "inconclusive":
-        said = f"It cannot be told at {margin(it)} whether {b} differs from {a} in the {_TITLE}: {figures}."
+        said = f"It cannot be told at {margin(it)} whether {b} differs from {a} in the {it.metric.title}: {figures}."
         if found.more_blocks is not None:
             said += f" A new run would need about {counted(found.n + found.more_blocks, 'block')}."
     else:
         within = f", which is within {margin(it)}" if found.verdict == "different but negligible" else ""
-        said = f"The {_TITLE} of {b} is {_size(found, a)}{within}: {figures}."
+        said = f"The {it.metric.title} of {b} is {_size(found, a)}{within}: {figures}."
     return said + _second_opinion(found)
 
 
@@ -117,7 +116,7 @@ def _too_few(it: Seen) -> str:
         if count < FEWEST_BLOCKS
         else f"it is known of both in fewer than {FEWEST_BLOCKS} of {counted(count, 'complete block')}"
     )
-    return f"Nothing can be said about the {_TITLE} of {b} against {a}: {why}."
+    return f"Nothing can be said about the {it.metric.title} of {b} against {a}: {why}."
 
 
 def _size(found: Finding, other: str) -> str:
@@ -192,7 +191,15 @@ def _method(it: Seen) -> str:
         if each
         else f"requests of {counted(card.tokens, 'token')} after a prompt of {number(card.prompt_tokens)}"
     )
+    clock = "" if card.clock == "engine" else f" rates by the client's clock, because {_silent(it)} no times;"
     return (
-        f"Method: {blocks_of(it)} of fresh starts of both, ABBA or BAAB by coin; {requests};"
+        f"Method: {blocks_of(it)} of fresh starts of both, ABBA or BAAB by coin; {requests};{clock}"
         f" the block is the sample; t interval on logarithms; TOST at {margin(it)}."
     )
+
+
+def _silent(it: Seen) -> str:
+    """Who tells no times of its own, which the client's clock stands in for."""
+    told = {row.metric.key: (row.a, row.b) for row in it.rows}.get(MAIN, (None, None))
+    silent = [it.names[arm] for arm, value in zip("ab", told, strict=True) if value is None]
+    return f"{silent[0]} tells" if len(silent) == 1 else "the engines tell"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from llmlab import render
 from llmlab.library.views.base import COLUMNS, SYNTHETIC, View, rate_text
 from llmlab.library.views.fit import Fit, legend
+from llmlab.render import frames
 
 ModelState = Literal["built-in", "here", "not here"]
 _HEADER = ("name", "params", "quant", "size", "state")
@@ -154,6 +155,14 @@ class ModelList(View, Sequence[ModelRow]):
     @property
     def _fitted(self) -> bool:
         return any(model.fit for model in self.models)
+
+    def to_frame(self) -> Any:
+        """A pandas data frame: a row a model, a column for each attribute of it and its `fit`.
+
+        Raises:
+            UsageError: If pandas is not installed.
+        """
+        return frames.frame_of(self.models, ModelRow)
 
     def __str__(self) -> str:
         """A table like that of `docker images`, and what was measured."""

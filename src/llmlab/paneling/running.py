@@ -1,0 +1,84 @@
+"""The servers that run, as a panel shows them: all that does not change by itself from second to second."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmlab.lab import registry
+from llmlab.results import State
+from llmlab.specs import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """One server.
+
+    Attributes:
+        name: Its name.
+        model: Short name of its model.
+        reference: What names the model in `start`.
+        engine: The program that serves it.
+        backend: "native" or "container".
+        state: See `llmlab.results.State`.
+        detail: More on the state, such as an exit code.
+        isolation: The profile's name, or that it is not isolated.
+        endpoint: How it is reached.
+        context: Tokens of context for each slot.
+        slots: Requests answered at the same time.
+        created: When it was started, in seconds since the epoch.
+        memory_mib: Memory limit of its container; None without one.
+        cpus: CPU limit of its container; None without one.
+        notes: What to know about how it was started.
+    """
+
+    name: str
+    model: str
+    reference: str
+    engine: str
+    backend: str
+    state: State
+    detail: str
+    isolation: str
+    endpoint: str
+    context: int
+    slots: int
+    created: float
+    memory_mib: int | None
+    cpus: float | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The server as plain JSON data."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def running() -> tuple[Running, ...]:
+    """All servers of this user, newest first, whoever started them.
+
+    Raises:
+        LabError: If a container engine answers and refuses.
+    """
+    return tuple(_running(record) for record in registry.find_all())
+
+
+def _running(record: Record) -> Running:
+    status = registry.status(record)
+    limits = record.limits
+    return Running(
+        name=status.name,
+        model=status.model,
+        reference=record.spec.model.reference,
+        engine=status.engine,
+        backend=status.backend,
+        state=status.state,
+        detail=status.detail,
+        isolation=status.isolation,
+        endpoint=status.endpoint,
+        context=status.context,
+        slots=status.slots,
+        created=record.created,
+        memory_mib=limits.memory_mib if limits else None,
+        cpus=limits.cpus if limits else None,
+        notes=record.notes,
+    )
