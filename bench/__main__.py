@@ -8,12 +8,15 @@ import tempfile
 
 import llmlab
 from bench import (
+    answering,
     auditing,
     common,
     fitting,
     headers,
     imports,
+    instruments,
     live,
+    panel,
     sampling,
     starting,
     streaming,
@@ -32,7 +35,10 @@ _ALL = {
     "transports": transports.run,
     "auditing": auditing.run,
     "sampling": sampling.run,
+    "instruments": instruments.run,
     "live": live.run,
+    "panel": panel.run,
+    "answering": answering.run,
 }
 _CONTAINERS = {"starting", "transports", "auditing"}
 

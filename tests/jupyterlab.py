@@ -1,4 +1,7 @@
-"""JupyterLab in a real browser, for tests and benchmarks: started apart from the user's own, driven by commands."""
+"""JupyterLab or Jupyter Notebook in a real browser, for tests and benchmarks.
+
+Started apart from the user's own, driven by commands.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,12 @@ RUN_CELL = """patience => Promise.race([
     window.jupyterapp.commands.execute('notebook:run-cell-and-select-next').then(() => 'ran', String),
     new Promise(resolve => setTimeout(() => resolve('did not end'), patience)),
 ])"""
+SESSION = "window.jupyterapp.shell.currentWidget?.context?.sessionContext"
+# Of each: the module, the name its options have, where a notebook is opened.
+APPLICATIONS = {
+    "lab": ("jupyterlab", "LabApp", "lab/tree"),
+    "notebook": ("notebook", "JupyterNotebookApp", "notebooks"),
+}
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -59,8 +68,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def jupyterlab(folder: Path, *, theme: str) -> Iterator[str]:
-    """A JupyterLab of its own on `folder`; yields the address with its token."""
+def jupyterlab(folder: Path, *, theme: str, application: str = "lab") -> Iterator[str]:
+    """A JupyterLab, or Jupyter Notebook, of its own on `folder`; yields the address with its token."""
+    module, options, opens = APPLICATIONS[application]
     home = folder / ".home"
     settings = home / "settings"
     for name, value in {
@@ -85,14 +95,14 @@ def jupyterlab(folder: Path, *, theme: str) -> Iterator[str]:
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
     }
     port, token = free_port(), secrets.token_hex(16)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", f"--port={port}"]
     command += ["--ip=127.0.0.1", f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}"]
-    command += ["--ServerApp.port_retries=0", "--LabApp.expose_app_in_browser=True"]
+    command += ["--ServerApp.port_retries=0", f"--{options}.expose_app_in_browser=True"]
     log = (home / "jupyterlab.log").open("w")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         wait_for(port, token, process)
-        yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}"
+        yield f"http://127.0.0.1:{port}/{opens}/{{}}?token={token}"
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -141,7 +151,7 @@ def ready(page: Any, cells: int) -> None:
     """Wait until a page that has been loaded shows its cells, and its kernel is idle."""
     page.wait_for_function("window.jupyterapp !== undefined")
     page.locator(".jp-Notebook .jp-Cell").nth(cells - 1).wait_for()
-    expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=CELL_MS)
+    page.wait_for_function(f"{SESSION}?.kernelDisplayStatus === 'idle'", timeout=CELL_MS)
 
 
 def run_cells(page: Any, cells: list[dict[str, Any]]) -> None:

@@ -192,18 +192,19 @@ def test_counters_that_grow_stick_go_back_and_vanish(tmp_path):
     [stat] = [path for path in tree.files if path.name == "cpu.stat"]
     with Sampler([tree.source(), HostSource()], hz=50) as sampler:
 
-        def look(looks: int = 3) -> tuple[float | None, ...]:
+        def look(changed: Mapping[str, str] | None = None, looks: int = 3) -> tuple[float | None, ...]:
             seen = sampler.wait(-1, 0)
+            # After that: the look that sees the change is among those that are waited for.
+            if changed:
+                tree.change(changed)
             eventually(lambda: sampler.wait(-1, 0) >= seen + looks)
             return named(sampler, "a", "cpu").values[seen:]
 
         look()
-        tree.change(LATER)
-        grown = [value for value in look() if value]
+        grown = [value for value in look(LATER) if value]
         assert len(grown) == 1
         assert set(look()) == {0.0}
-        tree.change({new: old for old, new in LATER.items()})
-        back = look()
+        back = look({new: old for old, new in LATER.items()})
         assert back.count(None) == 1
         assert {value for value in back if value is not None} == {0.0}
         stat.write_bytes(b"")
