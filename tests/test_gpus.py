@@ -176,12 +176,19 @@ def test_what_cannot_be_is_told_with_what_could(cards, layers, gpus, message):
         decide(layers=layers, gpus=gpus)
 
 
+def test_a_container_cannot_be_given_a_card_that_there_is_not(cards):
+    with pytest.raises(UsageError, match="there is no GPU 7") as told:
+        decide("container", gpus="7")
+    assert "0 (Small), 1 (Large)" in str(told.value)
+
+
 def test_zero_layers_use_no_gpu_wherever_it_runs(cards):
     assert decide(layers="0") == decide("container", layers="0", gpus="0") == offload.Offload()
 
 
 def test_a_build_for_the_cpu_is_told_and_how_to_get_another(monkeypatch):
     monkeypatch.setattr(offload, "_compiled_for", lambda: ())
+    monkeypatch.setattr(machine, "gpus", lambda: pytest.fail("NVIDIA's library was asked in vain"))
     assert decide() == offload.Offload()
     with pytest.raises(UsageError, match="compiled for the CPU only") as told:
         decide(layers="all")

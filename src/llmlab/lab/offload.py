@@ -63,10 +63,12 @@ def decide(
     asked = _asked(layers, model)
     if asked == 0:
         return Offload()
-    found = machine.gpus()
-    problem = _problem(place, gpus, found)
-    if problem:
-        if asked is None and (gpus is None or place == "container"):
+    kinds = _compiled_for() if place == "native" else ()
+    problem = _unasked(place, gpus, kinds)
+    # Most machines have no GPU, and NVIDIA's library is not asked in vain.
+    found = None if problem else machine.gpus()
+    if problem := problem or _problem(place, gpus, kinds, found):
+        if asked is None and gpus is None:
             return Offload()
         raise problem
     visible = gpus or (_emptiest(found) if found else "all")
@@ -133,23 +135,25 @@ def _asked(layers: str | None, model: Anatomy) -> int | None:
     return min(int(layers), model.n_layers + 1)
 
 
-def _problem(place: BackendName, gpus: str | None, found: Sequence[Gpu] | None) -> UsageError | None:
-    """Why no GPU can be used; None if one can."""
+def _unasked(place: BackendName, gpus: str | None, kinds: Sequence[str]) -> UsageError | None:
+    """Why no GPU can be used, as far as that is known without asking for them."""
     if place == "container" and gpus is None:
         return UsageError(
             "a container sees no GPU unless it is given one", hint="add --gpus 0, or take --profile gpu"
         )
-    if place == "native":
-        kinds = _compiled_for()
-        if not kinds:
-            return UsageError(
-                "llama.cpp here was compiled for the CPU only",
-                hint="llmlab build --gpu cuda compiles it anew",
-            )
-        if not found and "metal" not in kinds and "vulkan" not in kinds:
-            return UsageError(
-                "there is no NVIDIA GPU here that could be asked", hint="llmlab doctor says why"
-            )
+    if place == "native" and not kinds:
+        return UsageError(
+            "llama.cpp here was compiled for the CPU only", hint="llmlab build --gpu cuda compiles it anew"
+        )
+    return None
+
+
+def _problem(
+    place: BackendName, gpus: str | None, kinds: Sequence[str], found: Sequence[Gpu] | None
+) -> UsageError | None:
+    """Why none of the GPUs that there are can be used; None if one can."""
+    if place == "native" and not found and not {"hip", "metal", "vulkan"} & set(kinds):
+        return UsageError("there is no NVIDIA GPU here that could be asked", hint="llmlab doctor says why")
     if found and gpus and gpus != "all":
         missing = [index for index in gpus.split(",") if int(index) >= len(found)]
         if missing:

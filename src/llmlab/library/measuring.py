@@ -158,7 +158,7 @@ def _made_trial(shape: Shape, kind: str, folder: Path, threads: int) -> _Trial:
 
 def _trial(path: Path, threads: int) -> _Trial:
     model = of_file(path)
-    with lab.start(str(path), backend="native", slots=1, threads=threads) as server:
+    with lab.start(str(path), backend="native", slots=1, threads=threads, gpu_layers="0") as server:
         token_s = _decode_s(server, _QUESTION)
         prompts = []
         for words in _PROMPT_WORDS:

@@ -76,6 +76,8 @@ class How:
             "slots": spec.slots,
             "threads": spec.threads,
             "timeout_s": timeout_s,
+            # All rungs compute on the CPU; a native one would take a GPU that it finds.
+            "gpu_layers": "0",
             "backend": "container" if self.place == "container" else "native",
         }
         if self.place == "tcp":
