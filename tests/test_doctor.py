@@ -57,7 +57,7 @@ PROBLEMS = {
     },
     "podman": {},
     "rootless-docker": {"limits": "fail"},
-    "ubuntu-nvidia-no-toolkit": {"NVIDIA toolkit": "warning", "GPU in containers": "fail"},
+    "ubuntu-nvidia-no-toolkit": {"NVIDIA toolkit": "warning", "GPU in containers": "warning"},
     "ubuntu-nvidia-toolkit-cdi": {},
     "windows": {"platform": "fail"},
     "wsl2-docker-desktop": {},
@@ -798,3 +798,15 @@ def test_facts_have_a_plain_form_for_every_field():
     data = facts_of(RECORDED).to_dict()
     assert set(data) == {each.name for each in fields(Facts)}
     assert json.loads(json.dumps(data)) == json.loads(json.dumps(from_dict(data).to_dict()))
+
+
+def test_a_build_for_the_cpu_beside_a_gpu_is_told():
+    known = facts_of("ubuntu-nvidia-no-toolkit")
+    row = rows_of(replace(known, build={**known.build, "accelerators": []}))["llama.cpp"]
+    assert row.state == "warning"
+    assert row.fix == ("llmlab build --gpu cuda",)
+    row = rows_of(replace(known, build={**known.build, "accelerators": ["cuda"]}))["llama.cpp"]
+    assert row.state == "ok"
+    assert "compiled for cuda, too" in row.seen
+    # Where that is not known, nothing is said.
+    assert rows_of(known)["llama.cpp"].state == "ok"

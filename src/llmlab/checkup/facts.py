@@ -40,7 +40,8 @@ class Facts:
         packages: Python package → version, of those that are installed.
         python: `version`, `executable`, `prefix`, whether a `kernel` runs here,
             and the `server` that started it: `prefixes`, `packages`.
-        build: The compiled engine: `server`, `origin`; `error` where it cannot be used.
+        build: The compiled engine: `server`, `origin`; `error` where it cannot be used; the
+            `accelerators` that it was compiled for, where that is known.
         runtime: The directory of servers: `path`, `mode`, `socket_bytes`; `error`.
         changelogs: A distribution's package → its `version`, and the CVE numbers
             that its changelog names as `mended`.

@@ -267,7 +267,13 @@ def _build() -> dict[str, Any]:
         error = "" if usable else f"{locate.VARIABLE} names no program that can be run"
         return {"server": str(path), "origin": locate.VARIABLE, "error": error, **_version_of(path, error)}
     if own := locate.own_build():
-        return {"server": str(own.server), "origin": "own", "error": "", "version": own.version}
+        return {
+            "server": str(own.server),
+            "origin": "own",
+            "error": "",
+            "version": own.version,
+            "accelerators": list(own.accelerators),
+        }
     if on_path := shutil.which("llama-server"):
         return {"server": on_path, "origin": "PATH", "error": "", **_version_of(Path(on_path), "")}
     return {}

@@ -33,6 +33,15 @@ def _build(facts: Facts) -> Finding:
         )
     version = str(seen.get("version") or "of an unknown version")
     what = f"{version}, {seen['server']}"
+    accelerators = seen.get("accelerators")
+    if accelerators == [] and facts.has_nvidia:
+        return warning(
+            f"{what}, compiled for the CPU only",
+            "llmlab build --gpu cuda",
+            why="natively, models run on the CPU beside a GPU",
+        )
+    if accelerators:
+        what += f", compiled for {' and '.join(accelerators)}, too"
     number = re.search(r"\bb(\d{4,})\b|^(\d{4,})\b|build (\d{4,})", version)
     if not number:
         # llmlab's own is compiled from a source package, which has no number of the sort.

@@ -120,6 +120,17 @@ def _in_containers(facts: Facts) -> Finding:
             *_configuring(facts),
             why=_SILENT,
         )
+    return _without_a_way(facts)
+
+
+def _without_a_way(facts: Facts) -> Finding:
+    """The engine cannot hand out a GPU; llmlab can, where the driver has its device files."""
+    if facts.is_local and any(node.startswith("/dev/nvidia") for node in facts.nodes):
+        return warning(
+            "the engine has no way to hand a GPU to a container; llmlab gives it the driver's files one by one",
+            *_configuring(facts),
+            why=_SILENT,
+        )
     return fail(
         "a GPU on this machine, and no way for the engine to hand it to a container",
         *_configuring(facts),
