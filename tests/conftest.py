@@ -60,6 +60,8 @@ def isolated_runtime(
     # What tests predict and observe is none of the user's experience.
     monkeypatch.setenv("LLMLAB_STATE_DIR", str(tmp_path_factory.mktemp("state")))
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    # A test that calls the command line within this process makes that one for good.
+    monkeypatch.setattr(runtime, "_kept", False)
     yield folder
     llmlab.stop(all=True, grace_s=1)
     left = inventory(folder)

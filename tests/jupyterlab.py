@@ -49,6 +49,11 @@ SETTINGS = {
 }
 
 
+def themes(one: str) -> list[str]:
+    """The themes that a long test is run in: one, and both where pictures are wanted (LLMLAB_ARTIFACTS)."""
+    return ["Light", "Dark"] if os.environ.get("LLMLAB_ARTIFACTS") else [one]
+
+
 def notebook(source: str) -> str:
     """A notebook whose cells are parted by lines of dashes."""
     cells: list[dict[str, Any]] = [

@@ -9,7 +9,7 @@ import nbconvert
 import pytest
 from playwright.sync_api import expect
 
-from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells
+from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells, themes
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -73,7 +73,7 @@ def spec(page: Any, path: str) -> Any:
     return page.evaluate(f"() => document.querySelector('.llmlab-live').dataset.{path}")
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("theme", themes("Light"))
 def test_two_servers_are_watched_asked_reloaded_and_stopped(
     theme, tmp_path, artifacts, require_browser, require_docker, require_engine
 ):

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 import llmlab
 from tests.conftest import run_cli
-from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells
+from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells, themes
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -100,7 +100,7 @@ def result(page: Any, verb: str) -> Any:
     return found
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("theme", themes("Dark"))
 def test_a_newcomer_starts_looks_and_stops(
     theme, tmp_path, artifacts, require_browser, require_docker, require_engine
 ):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells
+from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells, themes
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -116,7 +116,7 @@ def try_again(page: Any, form: Any) -> None:
     expect(outcome.locator("[data-earlier='20']")).to_have_count(1)
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("theme", themes("Dark"))
 def test_a_guess_is_made_by_keyboard_measured_tried_again_and_left_as_a_picture(
     theme, tmp_path, artifacts, require_browser, require_engine
 ):
