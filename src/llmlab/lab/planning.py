@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from llmlab import machine
+from llmlab import engines, machine
 from llmlab.errors import MemoryFitError, UnknownNameError, UsageError
 from llmlab.lab import offload
 from llmlab.machine import Machine
@@ -121,7 +121,8 @@ def plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: Backe
         model,
         setting,
         place,
-        layers=wish.gpu_layers,
+        # What an engine of another package does with a GPU is not known.
+        layers=wish.gpu_layers or (None if engines.is_built_in(engine) else "0"),
         gpus=profile.gpus if place == "container" else wish.gpus,
         name=name,
         force=wish.force,
