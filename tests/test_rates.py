@@ -187,7 +187,10 @@ def test_bandwidth_is_measured():
 # With the engine
 
 
-def test_measuring_one_type(require_engine):
+def test_measuring_one_type(require_engine, monkeypatch):
+    # Smaller than what leaves a cache: `test_models_with_their_fit` measures the real sizes.
+    monkeypatch.setattr(measuring, "_LEAST_BYTES", 48 << 20)
+    monkeypatch.setattr(measuring, "_PROMPT_WORDS", (60, 240))
     with reporting_to(Recorder()) as seen:
         found = measuring.measure(["Q4_0"], 1)
     assert seen.stages == ["measure"]
