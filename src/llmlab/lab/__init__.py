@@ -83,7 +83,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
         cpus: CPU limit of a container. Unset: one more than threads.
         profile: The isolation of a container: sealed (no network, nothing to
             write but a scratch directory; unset means this), gpu (sealed, with
-            all GPUs), exposed (sealed, with an endpoint for other tools), video
+            one GPU), exposed (sealed, with an endpoint for other tools), video
             (the flags that tutorials have one type) or none (plain `docker
             run`). The last two are for comparing: they leave the network open.
         pids: Limit of processes and threads of a container.
