@@ -23,7 +23,7 @@ from llmlab import machine as this_machine
 from llmlab import nvml
 
 _CALLS = 300
-_POLLED_S = 8.0
+_POLLED_S = 2.0
 _SAMPLED_S = 12.0
 _RATES_HZ = (2.0, 10.0)
 _INSTANT_POWER = 186
@@ -130,7 +130,7 @@ def _changes(handle: Any) -> dict[str, Any]:
     for name in ("utilisation", "power, 1 s average", "power, instant", "energy", "SM clock"):
         question, began = questions[name], time.perf_counter()
         moments, polls, last = [], 0, question()
-        while (now := time.perf_counter()) - began < _POLLED_S / 4:
+        while (now := time.perf_counter()) - began < _POLLED_S:
             value = question()
             polls += 1
             if value != last:
@@ -138,8 +138,8 @@ def _changes(handle: Any) -> dict[str, Any]:
                 last = value
         gaps = [b - a for a, b in itertools.pairwise(moments)]
         found[name] = {
-            "polls_per_s": round(polls / (_POLLED_S / 4)),
-            "changes_per_s": round(len(moments) / (_POLLED_S / 4), 2),
+            "polls_per_s": round(polls / _POLLED_S),
+            "changes_per_s": round(len(moments) / _POLLED_S, 2),
             "median_gap_ms": round(statistics.median(gaps) * 1e3, 1) if gaps else None,
         }
         print(
