@@ -33,6 +33,7 @@ class Run:
     Attributes:
         lines: What it has printed so far.
         id: The container's id, once it is created.
+        started: Whether the engine has answered that it is started.
         error: What went wrong, or None.
         seconds: How long it took from creating to its end.
     """
@@ -40,6 +41,7 @@ class Run:
     def __init__(self, api: DockerApi, name: str, request: dict[str, Any]) -> None:
         self.lines: list[dict[str, Any]] = []
         self.id: str | None = None
+        self.started = False
         self.error: Exception | None = None
         self.seconds = 0.0
         self._api, self._name, self._request = api, name, request
@@ -101,6 +103,7 @@ class Run:
             self.id = self._api.create(self._name, self._request)
             with self._api.attached(self.id) as output:
                 self._api.start(self.id)
+                self.started = True
                 self._read(output)
         except Exception as error:  # noqa: BLE001 - of a thread: told by who waits for it
             self.error = error
@@ -137,9 +140,14 @@ class Stand:
     def run(self, name: str, request: dict[str, Any]) -> Run:
         """Start a container; it is removed when it ends, or with the stand."""
         labelled = {**request, "Labels": {LABEL: self._label}}
-        made = Run(self.api, f"llmlab-audit-{self.id}-{len(self._runs)}-{name}", labelled)
-        self._runs.append(made)
-        return made
+        title = f"llmlab-audit-{self.id}-{len(self._runs)}-{name}"
+
+        def begun() -> Run:
+            self._runs.append(Run(self.api, title, labelled))
+            return self._runs[-1]
+
+        # Ctrl-C between the thread's start and the list would leave a container that nobody knows.
+        return runtime.uninterrupted(begun, undo=lambda _: None)
 
     def folder_like(self, path: Path) -> Path:
         """An empty directory with another's owner and mode."""
@@ -151,7 +159,10 @@ class Stand:
         return made
 
     def end(self) -> None:
-        """Remove every container; those whose creation is under way are waited for.
+        """Remove every container; those whose start is under way are waited for.
+
+        A Docker Engine that is told to remove a container while it starts it may
+        do neither: the container runs on, and its removal is "in progress" for good.
 
         Raises:
             LabError: If the container engine does not answer.
@@ -160,7 +171,7 @@ class Stand:
         for run in self._runs:
             deadline = time.monotonic() + PATIENCE_S
             while not run.ended and time.monotonic() < deadline:
-                if run.id:
+                if run.id and run.started:
                     try:
                         self.api.stop(run.id, 0)
                     except LabError as error:
