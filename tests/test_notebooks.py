@@ -77,7 +77,7 @@ def check_first_notebook(cells: dict[str, nbformat.NotebookNode]) -> None:
     assert "did you mean 'tiny'?" in shown(cells["typo"])
     assert "→" in shown(cells["no-file"]), "an error says what to do next"
     assert "stopped boxed, plain" in shown(cells["stop-all"])
-    assert "nothing is left" in shown(cells["check"])
+    assert "No server is left" in shown(cells["check"])
 
 
 def test_the_first_notebook_with_containers(require_engine, require_docker):

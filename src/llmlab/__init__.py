@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from llmlab.results import Answer, Logs, ServerList, ServerStatus, Stopped
     from llmlab.results_dry_run import DryRun
     from llmlab.results_isolation import Inspection
+    from llmlab.workshop.preflights import preflight
+    from llmlab.workshop.resetting import reset
+    from llmlab.workshop.progressing import progress
 
 __version__ = "0.1.0.dev0"
 
@@ -53,7 +56,10 @@ _EXPORTS = {
     "verify": "library",
     "build": "builds",
     "doctor": "checkup",
+    "preflight": "workshop.preflights",
     "panel": "paneling",
+    "reset": "workshop.resetting",
+    "progress": "workshop.progressing",
     "Server": "lab",
     "Answer": "results",
     "Audit": "auditing",
@@ -111,8 +117,10 @@ __all__ = [
     "monitor",
     "panel",
     "predict",
+    "progress",
     "ps",
     "pull",
+    "reset",
     "rm",
     "start",
     "stop",

@@ -42,7 +42,10 @@ _MODULES = {
     "verify": "llmlab.library",
     "build": "llmlab.builds",
     "doctor": "llmlab.checkup",
+    "preflight": "llmlab.workshop.preflights",
     "panel": "llmlab.paneling",
+    "reset": "llmlab.workshop.resetting",
+    "progress": "llmlab.workshop.progressing",
 }
 
 _EVERYWHERE = frozenset({"json", "help", "out"})  # options of every verb
