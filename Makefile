@@ -23,11 +23,11 @@ FIND_BUILD := $(BIN)/python -c "import llmlab.builds as b; b.find_build()"
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lab demo test check format bench lock clean
+.PHONY: help setup engine lab demo notebooks docs test check format bench lock clean
 
 help: ## List these targets
 	@echo "make TARGET, with TARGET one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/package $(STAMPS)/llama ## Make .venv, install everything, compile llama.cpp if needed
 	@if $(FIND_BUILD) 2>/dev/null; then echo "Ready."; \
@@ -47,8 +47,19 @@ demo: setup engine ## Run the first notebook without a browser; leaves build/01-
 	@mkdir -p build
 	$(BIN)/python tools/demo.py $(NOTEBOOK) --html build/01-first-model.html
 
+notebooks: setup engine ## Run all notebooks in each mode; MODE="native container binder", NOTEBOOKS="01 02"
+	$(BIN)/python -m tools.notebooks --mode "$(MODE)" $(NOTEBOOKS)
+
+# Two files at a time, then by themselves those that measure the machine (5: none was chosen).
 test: setup engine ## Run the tests; PYTEST="-k name" passes options on
-	$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST); first=$$?; \
+	$(BIN)/python -m pytest -m alone $(PYTEST); \
+	case $$first$$? in 00|05|50) ;; *) exit 1 ;; esac
+
+docs: $(STAMPS)/package ## Build the documentation's site in build/docs, and check its links without a network
+	@rm -rf build/docs
+	$(BIN)/python -m sphinx -n -W --keep-going -q -E -d build/doctrees docs build/docs
+	$(BIN)/python tools/check_site.py build/docs
 
 check: $(STAMPS)/package ## Lint, formatting, types, import layers, spelling
 	$(BIN)/ruff check .
@@ -79,7 +90,7 @@ lock: ## Pin the dependencies anew in requirements.lock
 	@if grep -nE '://|^-|^[^#]*@ ' requirements.lock; then echo "requirements.lock names an address" >&2; exit 1; fi
 
 clean: ## Remove .venv and what was built here; the compiled engine stays in the cache
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist docs/_tutorials .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian and Ubuntu keep the part of venv that brings pip in a package of its own;

@@ -377,6 +377,16 @@ class ServerBehaviour:
             os.kill(pid, signal.SIGCONT)
         assert eventually(lambda: _state(server) == "ready")
 
+    def test_a_model_file_that_has_changed_meanwhile_is_told(self, place, tmp_path):
+        path = tmp_path / "copy.gguf"
+        path.write_bytes(resolve("tiny").path.read_bytes())
+        server = llmlab.start(str(path), name="a", **place)
+        assert "model file" not in server.inspect().facts
+        os.truncate(path, 1_000_000)
+        assert server.inspect().facts["model file"] == "1.0 MB now; it was 3.1 MB when the server was started"
+        path.unlink()
+        assert "gone" in server.inspect().facts["model file"]
+
     def test_a_hung_server_can_be_stopped(self, place, isolated_runtime):
         server = llmlab.start("tiny", name="a", **place)
         os.kill(self.pid(server), signal.SIGSTOP)

@@ -35,6 +35,24 @@ hypothesis.settings.load_profile("llmlab")
 
 REPOSITORY = Path(__file__).parent.parent
 
+# What measures the machine, or looks for what all of llmlab has left on it, has it to itself.
+ALONE = frozenset(
+    f"test_{name}.py"
+    for name in (
+        *("audit", "comparing", "comparing_progress", "container_stats", "energy", "kernel", "ladder"),
+        *("lesson_03", "lesson_05"),
+        *("monitoring", "newer_docker", "podman", "predict_browser", "predicting", "probe", "rates"),
+        *("roofline", "sampler_faults", "telemetry", "telemetry_sources", "usage", "watch"),
+    )
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the files that are run by themselves; `make test` runs the others two at a time."""
+    for item in items:
+        if item.path.name in ALONE:
+            item.add_marker(pytest.mark.alone)
+
 
 # Started in the background of a script, Ctrl-C is ignored, also by what is started from here;
 # but tests interrupt themselves and others.

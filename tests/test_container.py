@@ -219,9 +219,16 @@ class TestContainer(ServerBehaviour):
     def test_paused_by_another_tool(self, place):
         server = llmlab.start("tiny", name="a", **place)
         subprocess.run(["docker", "pause", inspected(server)["Id"]], capture_output=True, check=True)
-        assert (server.status.state, server.status.detail) == ("loading", "paused")
+        assert server.status.state == "loading"
+        assert server.status.detail == f"paused; docker unpause llmlab-{runtime.scope()}-a lets it go on"
         subprocess.run(["docker", "unpause", inspected(server)["Id"]], capture_output=True, check=True)
         eventually(lambda: server.status.state == "ready")
+
+    def test_a_kill_is_told_from_a_lack_of_memory(self, place):
+        server = llmlab.start("tiny", name="a", **place)
+        subprocess.run(["docker", "kill", inspected(server)["Id"]], capture_output=True, check=True)
+        assert eventually(lambda: server.status.state == "exited")
+        assert server.status.detail == "exit code 137: killed by SIGKILL, no lack of memory seen"
 
     def test_out_of_memory_is_named(self, place):
         # Weights, cache and server take more than this when a prompt comes.

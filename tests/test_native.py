@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,20 @@ class TestNative(ServerBehaviour):
         server = llmlab.start("tiny", name="a", **place)
         os.kill(self.pid(server), signal.SIGTERM)
         eventually(lambda: server.status.state == "exited")
-        assert "exit code" in server.status.detail
+        assert server.status.detail == "exit code 0: ended by itself, or told to by SIGTERM"
+
+    def test_one_that_is_halted_says_so_and_what_lets_it_go_on(self, place):
+        server = llmlab.start("tiny", name="a", **place)
+        os.kill(self.pid(server), signal.SIGSTOP)
+        assert eventually(lambda: f"kill -CONT {self.pid(server)}" in server.status.detail)
+        with pytest.raises(errors.ServerBusyError, match="it is halted by a signal"):
+            server.ask("What is a GPU?", timeout_s=0.5)
+        os.kill(self.pid(server), signal.SIGCONT)
+        assert eventually(lambda: server.status.state == "ready")
+        os.kill(self.pid(server), signal.SIGSTOP)
+        began, grace_s = time.monotonic(), 60
+        server.stop(grace_s=grace_s)
+        assert time.monotonic() - began < grace_s, "it was let go on, so as to hear that it is to end"
 
     def test_ctrl_c_in_the_terminal_does_not_reach_it(self, place):
         server = llmlab.start("tiny", **place)

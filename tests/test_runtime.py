@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import llmlab
 from llmlab import runtime
 from llmlab.errors import LabError, NameTakenError, ServerBusyError
 from llmlab.specs import Process
@@ -66,6 +67,27 @@ def test_a_dead_start_is_found_and_a_living_one_is_not():
         with runtime.claim("dead"):
             pass
         assert runtime.abandoned() == ["dead"]
+
+
+def test_a_directory_of_somebody_elses_making_is_no_dead_start(isolated_runtime):
+    (isolated_runtime / "thesis").mkdir()
+    (isolated_runtime / "thesis" / "chapter-1.txt").write_text("dear")
+    assert runtime.abandoned() == []
+    llmlab.ps()
+    assert (isolated_runtime / "thesis" / "chapter-1.txt").read_text() == "dear"
+    (isolated_runtime / "thesis" / "chapter-1.txt").unlink()
+    (isolated_runtime / "thesis").rmdir()
+
+
+def test_a_directory_that_all_share_is_refused_and_left_as_it_is(monkeypatch, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with monkeypatch.context() as patched:
+        patched.setenv("LLMLAB_RUNTIME_DIR", str(shared))
+        with pytest.raises(LabError, match="all share"):
+            runtime.runtime_dir()
+    assert shared.stat().st_mode & 0o7777 == 0o1777
 
 
 def test_a_path_too_long_for_a_socket(monkeypatch, isolated_runtime):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmlab.comparing import Comparison, compare
     from llmlab.comparing.predicting import Guess, Guessing, predict
     from llmlab.errors import AskInterrupted, LabError
+    from llmlab.kits import kit
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
     from llmlab.library import models, pull, rm, verify
     from llmlab.monitoring import Monitoring, Watch, monitor
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from llmlab.results import Answer, Logs, ServerList, ServerStatus, Stopped
     from llmlab.results_dry_run import DryRun
     from llmlab.results_isolation import Inspection
-    from llmlab.workshop.preflights import preflight
-    from llmlab.workshop.resetting import reset
+    from llmlab.workshop.preflighting import preflight
     from llmlab.workshop.progressing import progress
+    from llmlab.workshop.resetting import reset
 
 __version__ = "0.1.0.dev0"
 
@@ -56,7 +57,8 @@ _EXPORTS = {
     "verify": "library",
     "build": "builds",
     "doctor": "checkup",
-    "preflight": "workshop.preflights",
+    "kit": "kits",
+    "preflight": "workshop.preflighting",
     "panel": "paneling",
     "reset": "workshop.resetting",
     "progress": "workshop.progressing",
@@ -112,11 +114,13 @@ __all__ = [
     "compare",
     "doctor",
     "inspect",
+    "kit",
     "logs",
     "models",
     "monitor",
     "panel",
     "predict",
+    "preflight",
     "progress",
     "ps",
     "pull",

@@ -216,7 +216,7 @@ class Inspection(Result):
     def _pairs(self) -> list[tuple[str, str]]:
         status = self.status
         return [
-            ("state", f"{status.state} {status.detail}".strip()),
+            ("state", f"{status.state} ({status.detail})" if status.detail else status.state),
             ("model", f"{status.model} ({self.record['spec']['model']['path']})"),
             ("model sha256", self.record["spec"]["model"]["sha256"]),
             ("engine", status.engine),

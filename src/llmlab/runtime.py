@@ -76,6 +76,11 @@ def runtime_dir() -> Path:
             f"{path} is not a directory of yours, so servers cannot be kept there",
             hint="remove it, or set LLMLAB_RUNTIME_DIR to a directory of your own",
         )
+    if info.st_mode & stat.S_ISVTX:
+        raise LabError(
+            f"{path} is a directory that all share, so servers cannot be kept there",
+            hint="set LLMLAB_RUNTIME_DIR to a directory below it, of your own",
+        )
     if info.st_mode & 0o077:
         path.chmod(0o700)
     return path
@@ -249,7 +254,8 @@ def abandoned() -> list[str]:
             if path.name.startswith(".") or not path.is_dir() or read_record(path.name) is not None:
                 continue
             try:
-                handle = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+                # A directory without a lock is none of ours.
+                handle = os.open(path / _LOCK, os.O_RDWR)
             except OSError:
                 continue
             try:

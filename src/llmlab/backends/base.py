@@ -156,6 +156,8 @@ def resident_mib(pid: int | None) -> int | None:
 def exit_detail(code: int) -> str:
     """What an exit code says: 137 and -9 are a kill, often for memory."""
     meanings = {
+        0: "ended by itself, or told to by SIGTERM",
+        135: "bus error: a file that it had open was cut short",
         137: "killed by SIGKILL, possibly for memory",
         132: "illegal instruction: built for another CPU",
         134: "aborted by itself",

@@ -42,6 +42,8 @@ __all__ = ["Prepared", "prepare"]
 
 NAME: BackendName = "container"
 
+_KILLED = 137  # 128 and the number of SIGKILL
+
 
 def unavailable() -> LabError | None:
     """Why no container can be started; None if it can."""
@@ -120,13 +122,18 @@ def look(record: Record) -> Found:
     # A process of another machine has a number that means nothing here.
     pid = state.get("Pid") or None if api.is_local() else None
     if state.get("Paused"):
-        return Found(running=True, detail="paused", pid=pid)
+        name = str(entry.get("Name", "")).lstrip("/") or record.container_id
+        return Found(running=True, detail=f"paused; docker unpause {name} lets it go on", pid=pid)
     if state.get("Running"):
         return Found(running=True, pid=pid)
     if state.get("OOMKilled"):
         limit = f" of {record.limits.memory_mib} MiB" if record.limits else ""
         return Found(running=False, detail=f"killed: out of its memory{limit}")
-    return Found(running=False, detail=state.get("Error") or exit_detail(int(state.get("ExitCode", 0))))
+    code = int(state.get("ExitCode", 0))
+    if code == _KILLED and not state.get("Error"):
+        detail = f"exit code {code}: killed by SIGKILL, no lack of memory seen"
+        return Found(running=False, detail=detail)
+    return Found(running=False, detail=state.get("Error") or exit_detail(code))
 
 
 def verify(record: Record) -> Verify | None:

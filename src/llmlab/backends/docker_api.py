@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmlab.backends.docker_streams import ExecStream, StatsStream
 from llmlab.errors import (
@@ -185,6 +185,32 @@ class DockerApi:
             raise ImageError(f"the container engine took the image {name} and does not have it")
         return found
 
+    def load_image(self, archive: BinaryIO, name: str) -> None:
+        """Take an image from an archive as `docker save` writes it.
+
+        Raises:
+            ImageError: If the engine does not take it.
+        """
+        try:
+            # Its own words for what is wrong come in the middle of what it tells.
+            said = [event["error"] for event in self._api.load_image(archive) if "error" in event]
+        except (self._errors.DockerException, OSError) as error:
+            said = [_reason(error)]
+        if said:
+            raise ImageError(
+                f"the container engine does not take the image {name}: {said[0]}",
+                hint="is its disk full? look at: docker system df",
+            )
+
+    def image_layers(self, name: str) -> tuple[str, ...]:
+        """The hashes of a local image's layers; none if there is no such image."""
+        with self._calls():
+            try:
+                found = self._api.inspect_image(name)["RootFS"]["Layers"]
+            except self._errors.ImageNotFound:
+                return ()
+            return tuple(map(str, found))
+
     def create(self, name: str, request: dict[str, Any]) -> str:
         """Create a container from the API's own JSON; returns its id.
 
@@ -210,6 +236,16 @@ class DockerApi:
         """Start a created container."""
         with self._calls():
             self._api.start(container_id)
+
+    def signal(self, container_id: str, name: str) -> None:
+        """Send a container's first process a signal, such as "SIGKILL"."""
+        with self._calls():
+            self._api.kill(container_id, name)
+
+    def pause(self, container_id: str) -> None:
+        """Halt all of a container's processes where they are."""
+        with self._calls():
+            self._api.pause(container_id)
 
     def containers(self, *labels: str) -> list[dict[str, Any]]:
         """All containers with these labels, as the API lists them."""

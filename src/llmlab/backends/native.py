@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import psutil
+
 from llmlab import engines, runtime
 from llmlab.backends import base, native_receipt, peer
 from llmlab.backends.base import Found, Starting, exit_detail
@@ -136,12 +138,21 @@ def look(record: Record) -> Found:
     """Whether the very process of the record still runs."""
     process = record.process
     if process and runtime.is_alive(process):
-        return Found(running=True, pid=process.pid)
+        halted = f"halted by a signal; kill -CONT {process.pid} lets it go on"
+        return Found(running=True, detail=halted if _is_halted(process.pid) else "", pid=process.pid)
     exit_file = runtime.runtime_dir() / record.name / _EXIT
     # The shell that writes it needs a moment after the server's end.
     _wait(lambda: _read(exit_file).isdigit() or not exit_file.parent.exists(), _EXIT_S)
     code = _read(exit_file)
     return Found(running=False, detail=exit_detail(int(code)) if code.isdigit() else "it is gone")
+
+
+def _is_halted(pid: int) -> bool:
+    """Whether it has been sent SIGSTOP, or is being debugged: it is there, and does nothing."""
+    try:
+        return psutil.Process(pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+    except psutil.Error:
+        return False
 
 
 def verify(record: Record) -> Verify | None:
@@ -258,6 +269,8 @@ def _end(process: Process, folder: Path, grace_s: float) -> None:
     with suppress(ProcessLookupError):
         # The server alone: its shell then writes the exit code and ends too.
         os.kill(process.pid, signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+        # One that was halted hears of it only when it goes on.
+        os.kill(process.pid, signal.SIGCONT)
     if not _wait(lambda: not runtime.is_alive(process), grace_s or _KILL_S):
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)

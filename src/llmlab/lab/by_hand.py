@@ -38,10 +38,10 @@ def claim(name: str) -> Claim:
 
 
 def remove(record: Record) -> None:
-    """Remove what belongs to a server that was started by hand; nothing of any other."""
-    path = record.endpoint.socket
-    if path and path.is_relative_to(_root()):
-        _clear(path.parent.parent)
+    """Remove what belongs to a server that was started by hand, or has its model here; of others nothing."""
+    for path in (record.endpoint.socket, record.spec.model.path):
+        if path and path.is_relative_to(_root()):
+            _clear(_root() / path.relative_to(_root()).parts[0])
 
 
 def sweep(names: Collection[str]) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 
 from llmlab import backends, render
 from llmlab.client import Cancel, ChatRequest
-from llmlab.errors import AskInterrupted, BackendError, ServerError, ServerStoppedError, UsageError
+from llmlab.errors import (
+    AskInterrupted,
+    BackendError,
+    ServerBusyError,
+    ServerError,
+    ServerStoppedError,
+    UsageError,
+)
 from llmlab.lab import ledger, registry, requests
 from llmlab.lab.doors import Doors
 from llmlab.reporting import reporter
@@ -172,6 +179,8 @@ class Server(Doors):
             if error.answer:
                 error.answer = _shown(error.answer, synthetic)
                 requests.note(self._record, began, error.answer)
+            if isinstance(error, ServerBusyError):
+                self._say_why(error)
             raise (self._explained(error) if isinstance(error, ServerStoppedError) else error) from None
         ledger.answered(self._record, answer)
         requests.note(self._record, began, answer)
@@ -197,7 +206,7 @@ class Server(Doors):
             facts = {**facts, "libllama sha256": libllama}
         if self._record.notes:
             facts = {**facts, "note": "; ".join(self._record.notes)}
-        facts = {**facts, **self._memory()}
+        facts = {**facts, **self._model_file(), **self._memory()}
         owner = self._record.owner
         facts["kept until"] = f"process {owner.pid} ends" if owner else "it is stopped"
         return Inspection(
@@ -208,6 +217,20 @@ class Server(Doors):
             facts=facts,
             traffic=receipt.traffic,
         )
+
+    def _model_file(self) -> dict[str, str]:
+        """What has become of the model's files, if they are not as they were."""
+        model = self._record.spec.model
+        try:
+            now = sum(path.stat().st_size for path in model.files)
+        except FileNotFoundError:
+            return {"model file": "it is gone; it was there when the server was started"}
+        except OSError:
+            return {}
+        if now == model.file_bytes:
+            return {}
+        sizes = (render.bytes_text(now), render.bytes_text(model.file_bytes))
+        return {"model file": "{} now; it was {} when the server was started".format(*sizes)}
 
     def _memory(self) -> dict[str, str]:
         """What it was predicted to take, and what it takes."""
@@ -273,6 +296,13 @@ class Server(Doors):
             record.name == self.name and record.created == self._record.created
             for record in registry.find_all()
         )
+
+    def _say_why(self, error: ServerBusyError) -> None:
+        """Add why a server does not answer, if it is to be seen that it cannot."""
+        with suppress(BackendError):
+            found = backends.backend(self._record.backend).look(self._record)
+            if found.running and found.detail:
+                error.message += f": it is {found.detail}"
 
     def _explained(self, error: ServerStoppedError) -> ServerStoppedError:
         """The same error with the reason, where there is one to be seen."""

@@ -72,7 +72,14 @@ def near(predicted: Any, seen: float, *, share: float, unit: str, hint: str) -> 
     if seen <= 0:
         raise UsageError(f"{seen:g} {unit} was seen", hint="measure it first, in the cell above")
     off = guess / seen - 1
-    text = f"You predicted {guess:g} {unit}; it is {seen:g} {unit}: {off:+.0%}."
+    how = (
+        "right"
+        if round(off * 100) == 0
+        else f"{off:+.0%}"
+        if abs(off) < 1
+        else f"{guess / seen:.3g} times that"
+    )
+    text = f"You predicted {guess:.4g} {unit}; it is {seen:.4g} {unit}: {how}."
     return passed(text) if abs(off) <= share else failed(text, hint)
 
 
@@ -81,5 +88,5 @@ def nothing_left(names: Iterable[str] = ()) -> Verdict:
     wanted = set(names)
     left = [one.name for one in lab.ps() if not wanted or one.name in wanted]
     if left:
-        return failed(f"Still there: {', '.join(left)}.", "stop them: %llm stop --all")
-    return passed("No server is left, and no container.")
+        return failed(f"Still there: {', '.join(left)}.", ", ".join(f"%llm stop {name}" for name in left))
+    return passed(f"{' and '.join(sorted(wanted)) or 'All servers'}: gone, and nothing is left of them.")

@@ -107,7 +107,7 @@ class Predicted(Result):
         """One sentence."""
         if self.problem:
             return f"○ {self.title}\n  → {render.plain(self.problem)}"
-        return f"✓ noted: {render.plain(str(self.value))}. Now measure."
+        return f"✓ noted: {render.plain(_said(self.value))}. Now measure."
 
     def to_html(self) -> str:
         """The same as a card."""
@@ -115,7 +115,7 @@ class Predicted(Result):
             return render.html_card(
                 self.title, render.html_text(self.problem), side=render.html_mark("open", "ahead")
             )
-        text = f"You predict: {self.value}. Now measure."
+        text = f"You predict: {_said(self.value)}. Now measure."
         return render.html_card(self.title, render.html_text(text), side=render.html_mark("noted", "done"))
 
 
@@ -233,6 +233,10 @@ class Sitting(Result):
             return task.judge(Given(values=values, predicted=kept.predicted, mode=self._mode))
         except LabError as error:
             return failed(error.message, error.hint)
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def standing(lesson: Lesson, kept: dict[str, keeping.Kept], mode: Mode | None = None) -> Standing:

@@ -1,0 +1,1 @@
+"""What every kit carries for a machine without llmlab: files that are copied, not imported."""
