@@ -88,8 +88,10 @@ def test_parameter_arrives(verb, parameter):
         words = [*parameter.flags, typed, *rest]
         if not parameter.flags:
             # Optional positionals stand before the required ones, each behind those before it.
+            place = verb.positionals.index(parameter)
             optional = parameter.default is not inspect.Parameter.empty
-            words = [*["other"] * verb.positionals.index(parameter), typed, *rest] if optional else [typed]
+            after = rest if optional else rest[place + 1 :]
+            words = [*["other"] * place, typed, *after]
         value = parse([verb.name, *words]).arguments[parameter.name]
         assert value == (parameter.type or str)(typed)
         assert type(value) is (parameter.type or str)
