@@ -88,6 +88,7 @@ lock: ## Pin the dependencies anew in requirements.lock
 	  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 	@if grep -nE '://|^-|^[^#]*@ ' requirements.lock; then echo "requirements.lock names an address" >&2; exit 1; fi
+	@$(MAKE) --no-print-directory $(STAMPS)/package && $(BIN)/python -m tools.binder_lock
 
 clean: ## Remove .venv and what was built here; the compiled engine stays in the cache
 	rm -rf $(VENV) build dist docs/_tutorials .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

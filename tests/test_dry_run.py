@@ -210,7 +210,7 @@ def compared(entry: dict[str, Any]) -> dict[str, Any]:
         ({"profile": "video"}, VIDEO),
         ({"profile": "none"}, NONE),
     ],
-    ids=str,
+    ids=("sealed", "limits", "writable", "video", "none"),
 )
 def test_what_is_pasted_is_what_start_makes(place, options, open_to, isolated_runtime):
     shown = dry(name="a", **place, **options)

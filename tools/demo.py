@@ -80,7 +80,7 @@ class Screen:
             self._open = ""
 
 
-class Demo(NotebookClient):  # type: ignore[misc]  # nbclient is untyped
+class Demo(NotebookClient):
     """Runs the cells and shows what the kernel sends."""
 
     screen: Screen
