@@ -36,7 +36,7 @@ print(json.dumps({
     "interfaces": sorted(name for _, name in socket.if_nameindex()),
     "internet": reaches(("192.0.2.1", 80)),
     "sockets": [path for path in ("/run/docker.sock", "/var/run/docker.sock") if os.path.exists(path)],
-    "checkout": os.listdir(CHECKOUT),
+    "checkout": os.listdir(CHECKOUT) if os.path.isdir(CHECKOUT) else [],
     "docker_host": os.environ.get("DOCKER_HOST"),
     "container": here.container, "binder": here.binder,
     "privileges": [line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")],

@@ -16,7 +16,7 @@ import pytest
 
 import llmlab
 from llmlab import errors
-from llmlab.backends import backend, docker_api
+from llmlab.backends import backend, docker_api, docker_trouble
 from llmlab.errors import (
     AskInterrupted,
     DaemonError,
@@ -235,7 +235,7 @@ def serve(path: Path, reply: bytes, *, hang: bool = False) -> threading.Thread:
 
 
 def test_engine_that_hangs(monkeypatch, unix_path):
-    monkeypatch.setattr(docker_api, "_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(docker_trouble, "TIMEOUT_S", 0.3)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{unix_path}")
     thread = serve(unix_path, b"", hang=True)
     found = problem()
@@ -256,7 +256,7 @@ def test_engine_that_hangs(monkeypatch, unix_path):
     ids=["500", "no JSON", "empty JSON", "no HTTP"],
 )  # fmt: skip
 def test_what_is_no_container_engine(monkeypatch, unix_path, reply):
-    monkeypatch.setattr(docker_api, "_TIMEOUT_S", 2)
+    monkeypatch.setattr(docker_trouble, "TIMEOUT_S", 2)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{unix_path}")
     thread = serve(unix_path, reply)
     found = problem()

@@ -256,7 +256,8 @@ def test_the_stop_button_ends_a_wait_for_a_server_that_hangs(kernel, server):
     finally:
         os.kill(process.pid, signal.SIGCONT)
     assert failed.reply["status"] == "error"
-    assert failed.reply["ename"] in {"AskInterrupted", "KeyboardInterrupt"}
+    # The last, if it came before the question was on its way.
+    assert failed.reply["ename"] in {"AskInterrupted", "KeyboardInterrupt", "Interrupted"}
     assert kernel.run('%llm ask k "What is a GPU?"').ok
 
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nbformat
 import psutil
@@ -157,14 +157,6 @@ def rehearsed(
     return run, {cell.id: cell for cell in notebook.cells}
 
 
-@pytest.fixture(params=["native", "container"])
-def mode(request: pytest.FixtureRequest, require_engine: object) -> rehearsal.Mode:
-    """A mode that this machine has."""
-    if request.param == "container":
-        request.getfixturevalue("require_docker")
-    return cast(rehearsal.Mode, request.param)
-
-
 # `make notebooks` has all combinations; these are those that differ.
 @every_notebook
 def test_a_notebook_runs_as_it_is_committed(path, require_engine):
@@ -172,19 +164,21 @@ def test_a_notebook_runs_as_it_is_committed(path, require_engine):
     assert run.ok, run.problem
 
 
+# Natively they are answered in the tests of Binder's sessions.
 @every_notebook
-def test_the_instructors_answers_pass_every_task_that_applies(path, mode):
-    run, _ = rehearsed(path, mode, "answered")
+def test_the_instructors_answers_pass_every_task(path, require_engine, require_docker):
+    run, _ = rehearsed(path, "container", "answered")
     assert run.ok, run.problem
     assert not run.open
-    needing = {task.id for task in lessons.load(path.stem[:2]).tasks if task.needs == "container"}
-    assert set(run.not_here) == (needing if mode == "native" else set())
+    assert not run.not_here
 
 
 @every_notebook
-def test_each_wrong_answer_fails_and_a_hint_says_why(path, require_engine, require_docker):
-    run, _ = rehearsed(path, "container", "answered wrongly")
+def test_each_wrong_answer_fails_and_a_hint_says_why(path, require_engine):
+    run, _ = rehearsed(path, "native", "answered wrongly")
     assert run.ok, run.problem
+    needing = {task.id for task in lessons.load(path.stem[:2]).tasks if task.needs == "container"}
+    assert set(run.not_here) == needing
 
 
 def check_first_notebook(cells: dict[str, nbformat.NotebookNode]) -> None:

@@ -210,7 +210,7 @@ def test_without_any_container_engine_nothing_is_missing(clean, monkeypatch, tmp
     def none() -> None:
         raise DaemonError("no container engine answers", hint="install one")
 
-    monkeypatch.setattr(images, "Engine", none)
+    monkeypatch.setattr(images, "DockerApi", none)
     monkeypatch.setattr(images, "_USUAL", tmp_path / "none.sock")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
@@ -235,7 +235,7 @@ def own_image(cache: Path, require_docker: None) -> Iterator[str]:
     manifest.save(build, program.parent / manifest.NAME)
     name, _ = image.make(docker_api.connect(), build)
     yield name
-    images.Engine().remove_image(name)
+    docker_api.DockerApi().remove_image(name)
 
 
 def test_an_image_of_ones_own_engine_goes_and_others_stay(own_image, clean, require_engine):
@@ -269,7 +269,7 @@ def test_volumes_of_ones_own_servers_go_and_others_stay(require_docker, clean, c
     api.make_volume(f"{mark}-sent-by-others", {labels.MODEL: "y"})
     (cache / "volumes").mkdir()
     (cache / "volumes" / f"{mark}-sent.lock").touch()
-    engine = images.Engine()
+    engine = docker_api.DockerApi()
     try:
         assert one(clean(), f"{mark}-sent-by").how == f"docker volume rm {mark}-sent-by-others"
         assert [name for name in ("mine", "theirs", "sent") if engine.has_volume(f"{mark}-{name}")] == [

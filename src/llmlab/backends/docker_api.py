@@ -6,25 +6,21 @@ Docker Engine, or what speaks its API, found as the `docker` command finds it:
 
 from __future__ import annotations
 
-import errno
-import io
 import os
-import re
 import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from llmlab.backends import docker_trouble
+from llmlab.backends.docker_images import Images
 from llmlab.backends.docker_streams import ExecStream, StatsStream
 from llmlab.errors import (
     BackendError,
     DaemonError,
-    DaemonPermissionError,
-    ImageError,
     LabError,
     NameTakenError,
 )
@@ -33,14 +29,8 @@ from llmlab.isolation import podman
 TLS_WAITS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a socket of an engine that is reached through TLS raises where another would block."""
 
-_TIMEOUT_S = 20
 # After the last byte of a large model, the engine may still have to write it to disk.
 _SEND_S = 600
-_PULL_HINT = "check its name, and that this machine reaches its registry"
-_INSTALL_HINT = (
-    "install Docker Engine (Debian, Ubuntu: sudo apt install docker.io) and start it "
-    "(sudo systemctl start docker)"
-)
 
 _clients: dict[tuple[int, str | None, str | None], DockerApi] = {}
 _guard = threading.Lock()
@@ -61,11 +51,11 @@ def connect() -> DockerApi:
         return _clients[key]
 
 
-class DockerApi:
+class DockerApi(Images):
     """The calls to the container engine that llmlab makes."""
 
     def __init__(self) -> None:
-        _knock()
+        docker_trouble.knock()
         try:
             import docker  # noqa: PLC0415 - 0.15 s, needed only here
         except ImportError as error:
@@ -73,9 +63,9 @@ class DockerApi:
                 f"the docker package cannot be imported: {error}", hint="pip install 'docker>=7.2'"
             ) from error
         self._errors: Any = docker.errors
-        _check_context(docker.context.ContextAPI)
+        docker_trouble.check_context(docker.context.ContextAPI)
         try:
-            self._client: Any = docker.from_env(timeout=_TIMEOUT_S)
+            self._client: Any = docker.from_env(timeout=docker_trouble.TIMEOUT_S)
             self._api: Any = self._client.api
         except Exception as error:
             raise self._translate(error) from error
@@ -125,92 +115,6 @@ class DockerApi:
         """Whether users of its containers are others on the host, for all containers."""
         return any("name=userns" in str(option) for option in self.info.get("SecurityOptions") or ())
 
-    def image_user(self, image: str) -> str:
-        """The user that an image runs as; "" for root."""
-        return str(self._image_config(image).get("User") or "")
-
-    def image_volumes(self, image: str) -> tuple[str, ...]:
-        """Where an image declares volumes: an engine makes each of them, if nothing else is mounted there."""
-        return tuple(self._image_config(image).get("Volumes") or ())
-
-    def _image_config(self, image: str) -> dict[str, Any]:
-        with self._calls():
-            found: dict[str, Any] = self._api.inspect_image(image).get("Config") or {}
-            return found
-
-    def image_id(self, name: str) -> str | None:
-        """The id of a local image, None if there is none of that name."""
-        with self._calls():
-            try:
-                return str(self._api.inspect_image(name)["Id"])
-            except self._errors.ImageNotFound:
-                return None
-
-    def pull(self, name: str) -> Iterator[str]:
-        """Pull an image; yields what is going on.
-
-        Raises:
-            ImageError: If it cannot be had.
-        """
-        try:
-            for event in self._api.pull(name, stream=True, decode=True):
-                if "error" in event:
-                    raise ImageError(f"image {name!r} cannot be had: {event['error']}", hint=_PULL_HINT)
-                yield f"{event.get('status', '')} {event.get('progress', '')}".strip()
-        except (self._errors.DockerException, OSError) as error:
-            raise ImageError(f"image {name!r} cannot be had: {_reason(error)}", hint=_PULL_HINT) from error
-
-    def import_image(self, archive: io.BufferedIOBase, name: str, labels: dict[str, str]) -> str:
-        """Make an image from a tar of its root file system; returns its id.
-
-        Raises:
-            ImageError: If the engine does not take it.
-        """
-        repository, _, tag = name.rpartition(":")
-        changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
-        try:
-            answer = self._api.import_image_from_data(
-                archive, repository=repository, tag=tag, changes=changes
-            )
-            # Podman 4 forgets the tag that it was given.
-            if made := re.findall(r'"status"\s*:\s*"(sha256:[0-9a-f]{64})"', answer or ""):
-                self._api.tag(made[-1], repository, tag, force=True)
-        except (self._errors.DockerException, OSError) as error:
-            raise ImageError(
-                f"the container engine cannot make the image {name}: {_reason(error)}",
-                hint="is its disk full? look at: docker system df",
-            ) from error
-        found = self.image_id(name)
-        if found is None:
-            raise ImageError(f"the container engine took the image {name} and does not have it")
-        return found
-
-    def load_image(self, archive: BinaryIO, name: str) -> None:
-        """Take an image from an archive as `docker save` writes it.
-
-        Raises:
-            ImageError: If the engine does not take it.
-        """
-        try:
-            # Its own words for what is wrong come in the middle of what it tells.
-            said = [event["error"] for event in self._api.load_image(archive) if "error" in event]
-        except (self._errors.DockerException, OSError) as error:
-            said = [_reason(error)]
-        if said:
-            raise ImageError(
-                f"the container engine does not take the image {name}: {said[0]}",
-                hint="is its disk full? look at: docker system df",
-            )
-
-    def image_layers(self, name: str) -> tuple[str, ...]:
-        """The hashes of a local image's layers; none if there is no such image."""
-        with self._calls():
-            try:
-                found = self._api.inspect_image(name)["RootFS"]["Layers"]
-            except self._errors.ImageNotFound:
-                return ()
-            return tuple(map(str, found))
-
     def create(self, name: str, request: dict[str, Any]) -> str:
         """Create a container from the API's own JSON; returns its id.
 
@@ -225,7 +129,7 @@ class DockerApi:
                 return str(self._api.create_container_from_config(request, name)["Id"])
             except self._errors.APIError as error:
                 # HTTP's number for a conflict; Podman answers 500 to everything that it cannot do.
-                if error.status_code == 409 or "is already in use" in _reason(error):  # noqa: PLR2004
+                if error.status_code == 409 or "is already in use" in docker_trouble.reason(error):  # noqa: PLR2004
                     raise NameTakenError(
                         f"a container named {name!r} exists already",
                         hint=f"remove it (docker rm -f {name}), or choose another --name",
@@ -290,7 +194,7 @@ class DockerApi:
         """Whether a container has a file of that path; it need not have been started."""
         with self._calls():
             url = self._api._url("/containers/{0}/archive", container_id)  # noqa: SLF001 - there is no call for it
-            return bool(self._api.head(url, params={"path": path}, timeout=_TIMEOUT_S).ok)
+            return bool(self._api.head(url, params={"path": path}, timeout=docker_trouble.TIMEOUT_S).ok)
 
     def make_volume(self, name: str, labels: dict[str, str], options: dict[str, str] | None = None) -> None:
         """Make a volume; one of that name that is there stays as it is."""
@@ -302,6 +206,15 @@ class DockerApi:
         with self._calls():
             found = self._api.volumes(filters={"label": list(labels)})
             return [str(entry["Name"]) for entry in found.get("Volumes") or ()]
+
+    def has_volume(self, name: str) -> bool:
+        """Whether there is a volume of that name."""
+        with self._calls():
+            try:
+                self._api.inspect_volume(name)
+            except self._errors.NotFound:
+                return False
+            return True
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume; not an error if it is gone, or in use."""
@@ -374,80 +287,5 @@ class DockerApi:
     def _translate(self, error: Exception) -> LabError:
         # Before its words are read: an engine may be refused something itself.
         if isinstance(error, self._errors.APIError):
-            return BackendError(f"the container engine refused: {_reason(error)}")
-        chain = list(_causes(error))
-        if any(getattr(e, "errno", None) in {errno.EACCES, errno.EPERM} for e in chain) or any(
-            isinstance(e, PermissionError) or "permission denied" in str(e).lower() for e in chain
-        ):
-            return _no_permission()
-        if "timed out" in str(error).lower():
-            return DaemonError(
-                f"the container engine did not answer within {_TIMEOUT_S} s",
-                hint="look at it: docker info",
-            )
-        return _no_daemon()
-
-
-def _knock() -> None:
-    """See whether somebody listens where Docker usually does.
-
-    A machine without Docker is a normal case: it is told in microseconds,
-    before 0.15 s of imports. Contexts and remote engines are left to the
-    `docker` package.
-    """
-    host = os.environ.get("DOCKER_HOST")
-    if not host:
-        config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-        if os.environ.get("DOCKER_CONTEXT") or config.exists():
-            return
-        host = "unix:///var/run/docker.sock"
-    if not host.startswith("unix://"):
-        return
-    with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(_TIMEOUT_S)
-        try:
-            door.connect(host.removeprefix("unix://"))
-        except PermissionError as error:
-            raise _no_permission() from error
-        except OSError as error:
-            raise _no_daemon() from error
-
-
-def _check_context(contexts: Any) -> None:
-    """Refuse a context that does not exist: the `docker` package would take the default one."""
-    name = os.environ.get("DOCKER_CONTEXT")
-    if name and not os.environ.get("DOCKER_HOST") and contexts.get_context(name) is None:
-        raise DaemonError(f"there is no Docker context {name!r}", hint="list them: docker context ls")
-
-
-def _no_permission() -> DaemonPermissionError:
-    return DaemonPermissionError(
-        "Docker refuses this user: no permission on its socket",
-        hint="sudo usermod -aG docker $USER, then log in again "
-        "(membership is as good as root on this machine)",
-    )
-
-
-def _no_daemon() -> DaemonError:
-    where = os.environ.get("DOCKER_HOST")
-    return DaemonError(
-        "no container engine answers" + (f" at DOCKER_HOST={where}" if where else ""), hint=_INSTALL_HINT
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what caused it, and what libraries put into their arguments."""
-    seen: set[int] = set()
-    todo = [error]
-    while todo:
-        current = todo.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        todo += [current.__cause__, current.__context__]
-        todo += [argument for argument in current.args if isinstance(argument, BaseException)]
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "explanation", None) or error)
+            return BackendError(f"the container engine refused: {docker_trouble.reason(error)}")
+        return docker_trouble.of(error)

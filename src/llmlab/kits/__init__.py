@@ -73,7 +73,9 @@ def kit(
     place = Path(folder).expanduser().absolute()
     given = [name for name, value in {"manifest": manifest, **options}.items() if value is not None]
     if action != "build" and given:
-        raise UsageError(f"--{given[0]} is for kit build, not for kit {action}")
+        raise UsageError(
+            f"--{given[0]} is for kit build, not for kit {action}", hint=f"leave it out: kit {action} FOLDER"
+        )
     with _reported(action):
         if action == "build":
             return building.build(place, wishes.wish(manifest, options))

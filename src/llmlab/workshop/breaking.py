@@ -29,6 +29,7 @@ _LEAST_MIB, _ENOUGH_MIB = 6, 40
 _SEEN_S = 5.0
 _POLL_S = 0.02
 _ASK_S = 30.0
+_END_S = 10.0
 _START_S = 60.0
 
 Plant = Callable[[str, BackendName], Record | None]
@@ -107,14 +108,25 @@ def _starved(name: str, place: BackendName) -> Record | None:
         except StartError:
             too_small = limit
             continue
-        with suppress(ServerError):
+        try:
             lab.attach(name).ask(_LONG, max_tokens=1, timeout_s=_ASK_S)
-        if not backends.backend(place).look(record).running:
-            return record
+        except ServerError:
+            if _ends(record):
+                return record
         enough = limit
         registry.stop(record, grace_s=0)
         _copy(name)
     return None
+
+
+def _ends(record: Record) -> bool:
+    """Whether a server whose answer broke off has ended: the engine may learn of it a while later."""
+    deadline = time.monotonic() + _END_S
+    while running := backends.backend(record.backend).look(record).running:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return not running
 
 
 def kill(record: Record) -> None:

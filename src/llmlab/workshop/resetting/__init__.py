@@ -8,10 +8,10 @@ cannot ask.
 from __future__ import annotations
 
 from llmlab import runtime
+from llmlab.backends.docker_api import DockerApi
 from llmlab.lab import registry
 from llmlab.reporting import reporter
 from llmlab.workshop.resetting import files, images
-from llmlab.workshop.resetting.images import Engine
 from llmlab.workshop.resetting.items import Found
 from llmlab.workshop.resetting.views import Reset
 
@@ -77,7 +77,7 @@ def _found(*, downloads: bool, builds: bool, progress: bool) -> tuple[list[Found
     return found, unseen
 
 
-def _in_engine(engine: Engine, servers: set[str], *, downloads: bool) -> list[Found]:
+def _in_engine(engine: DockerApi, servers: set[str], *, downloads: bool) -> list[Found]:
     containers = list(images.containers(engine, servers))
     going = {*servers, *(container_id for container_id, each in containers if each.remove)}
     return [

@@ -30,43 +30,10 @@ _USUAL = Path("/var/run/docker.sock")
 _SHORT_ID = 19  # "sha256:" and twelve digits
 
 
-class Engine(DockerApi):
-    """The container engine, with the calls that only a reset makes."""
-
-    def images(self) -> list[dict[str, Any]]:
-        """All images that llmlab has made, as the API lists them."""
-        with self._calls():
-            found: list[dict[str, Any]] = self._api.images(filters={"label": IMAGE})
-            return found
-
-    def used_images(self, without: Collection[str]) -> set[str]:
-        """Ids of images that containers use, whoever's; without these containers."""
-        with self._calls():
-            listed = self._api.containers(all=True)
-            return {str(each["ImageID"]) for each in listed if each["Id"] not in without}
-
-    def has_volume(self, name: str) -> bool:
-        """Whether there is a volume of that name."""
-        with self._calls():
-            try:
-                self._api.inspect_volume(name)
-            except self._errors.NotFound:
-                return False
-            return True
-
-    def remove_image(self, name: str) -> None:
-        """Remove an image that no container uses; not an error if it is gone."""
-        with self._calls():
-            try:
-                self._api.remove_image(name)
-            except self._errors.ImageNotFound:
-                return
-
-
-def connect() -> tuple[Engine | None, str]:
+def connect() -> tuple[DockerApi | None, str]:
     """The container engine, or None and why it could not be looked at; "" where there is none."""
     try:
-        engine = Engine()
+        engine = DockerApi()
         engine.ping()
     except LabError as error:
         return None, f"{error.message}: {error.hint}" if _expected() else ""
@@ -81,7 +48,7 @@ def _expected() -> bool:
     return named or installed or used or _USUAL.exists()
 
 
-def containers(engine: Engine, servers: Collection[str]) -> Iterator[tuple[str, Found]]:
+def containers(engine: DockerApi, servers: Collection[str]) -> Iterator[tuple[str, Found]]:
     """This user's containers besides the servers: sidecars, what starts and audits have left.
 
     Args:
@@ -104,7 +71,7 @@ def containers(engine: Engine, servers: Collection[str]) -> Iterator[tuple[str, 
         yield str(entry["Id"]), _of_audit(engine, entry)
 
 
-def _of_audit(engine: Engine, entry: dict[str, Any]) -> Found:
+def _of_audit(engine: DockerApi, entry: dict[str, Any]) -> Found:
     if not has_ended(str((entry.get("Labels") or {}).get(AUDIT, ""))):
         return kept("container", _name(entry), "an audit is under way, and removes it")
     # Its label says which process made it, not whose; what is mounted into it is somebody's.
@@ -125,7 +92,7 @@ def has_ended(owner: str) -> bool:
     return pid.isdigit() and runtime.has_ended(Process(pid=int(pid), start=start))
 
 
-def images(engine: Engine, going: Collection[str]) -> Iterator[Found]:
+def images(engine: DockerApi, going: Collection[str]) -> Iterator[Found]:
     """The images that llmlab has made.
 
     Args:
@@ -133,7 +100,7 @@ def images(engine: Engine, going: Collection[str]) -> Iterator[Found]:
         going: Ids of containers that are removed before them.
     """
     own, used = _identities(), engine.used_images(going)
-    for entry in engine.images():
+    for entry in engine.images(IMAGE):
         name = next((tag for tag in entry.get("RepoTags") or () if "<none>" not in tag), "")
         name = name or str(entry["Id"])[:_SHORT_ID]
         size = int(entry.get("Size") or 0) or None
@@ -161,7 +128,7 @@ def _identities() -> set[str]:
     return {known.build.identity for path in notes if (known := manifest.load(path))}
 
 
-def volumes(engine: Engine, *, downloads: bool) -> Iterator[Found]:
+def volumes(engine: DockerApi, *, downloads: bool) -> Iterator[Found]:
     """Volumes: servers' own, and the models and tools that were sent to an engine on another machine."""
     for name in engine.volumes(f"{labels.USER}={runtime.scope()}"):
         yield removable("volume", name, partial(_remove_volume, engine, name), detail="of a server")
@@ -179,7 +146,7 @@ def volumes(engine: Engine, *, downloads: bool) -> Iterator[Found]:
                 yield removable("volume", name, partial(_remove_volume, engine, name), detail=what)
 
 
-def _remove_volume(engine: Engine, name: str) -> None:
+def _remove_volume(engine: DockerApi, name: str) -> None:
     engine.remove_volume(name)
     if engine.has_volume(name):
         raise BackendError(f"volume {name} is in use", hint=f"docker ps --all --filter volume={name}")
