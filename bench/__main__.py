@@ -15,6 +15,7 @@ from bench import (
     headers,
     imports,
     instruments,
+    learners,
     live,
     panel,
     sampling,
@@ -39,6 +40,7 @@ _ALL = {
     "live": live.run,
     "panel": panel.run,
     "answering": answering.run,
+    "learners": learners.run,
 }
 _CONTAINERS = {"starting", "transports", "auditing"}
 

@@ -74,7 +74,7 @@ def test_request_to_the_field():
             "CgroupnsMode": "private",
             "Tmpfs": {SCRATCH: "rw,nosuid,nodev,noexec,size=64m,mode=1777"},
             "Ulimits": [
-                {"Name": "nofile", "Soft": 4096, "Hard": 4096},
+                {"Name": "nofile", "Soft": 192, "Hard": 192},
                 {"Name": "core", "Soft": 0, "Hard": 0},
             ],
             "Mounts": [
@@ -261,7 +261,7 @@ SEEN = ProcessFacts(
     interfaces=(LO,),
     mounts=MOUNTS,
     own_namespaces=NAMESPACES,
-    open_files=4096,
+    open_files=192,
     memory_bytes=512 << 20,
     swap_bytes=0,
     cpus=1.5,

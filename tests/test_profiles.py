@@ -7,8 +7,8 @@ import pytest
 
 from llmlab.errors import UnknownNameError, UsageError
 from llmlab.isolation.profile import PORT, host_config
-from llmlab.profiles import PROFILES, SEALED, Mount, compose, profile_from_dict
-from llmlab.specs import Limits, to_dict
+from llmlab.profiles import PROFILES, SEALED, Mount, Profile, compose
+from llmlab.specs import Limits, to_dict, value_of
 
 LIMITS = Limits(memory_mib=512, cpus=1.5)
 NO_LIMITS = Limits(memory_mib=None, cpus=None, pids=None)
@@ -17,7 +17,7 @@ NO_LIMITS = Limits(memory_mib=None, cpus=None, pids=None)
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_survives_being_written_down(name):
     profile = replace(PROFILES[name], mounts=(Mount(source="/a", target="/b"),))
-    assert profile_from_dict(json.loads(json.dumps(to_dict(profile)))) == profile
+    assert value_of(Profile, json.loads(json.dumps(to_dict(profile)))) == profile
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -27,8 +27,8 @@ def test_a_profile_as_it_is_has_no_changes(name):
 
 
 def test_a_change_is_seen_in_the_label():
-    changed = compose("sealed", pids=64, read_only=False)
-    assert changed.label == "sealed + writable, pids 64"
+    changed = compose("sealed", pids=128, read_only=False)
+    assert changed.label == "sealed + writable, pids 128"
 
 
 def test_a_network_lets_programs_open_sockets_for_it():
@@ -50,7 +50,7 @@ def test_without_a_bridge_no_port_is_published():
         ({"name": "sealed", "user": "root"}, "uid:gid"),
         ({"name": "sealed", "user": "0:0:0"}, "uid:gid"),
         ({"name": "sealed", "gpus": "first"}, "indices"),
-        ({"name": "sealed", "pids": 0}, "16 or more"),
+        ({"name": "sealed", "pids": 64}, "96 or more"),
     ],
 )
 def test_bad_input_says_what_to_write(asked, error):

@@ -28,6 +28,7 @@ PAGES = {
     "ARCHITECTURE.md": "about/design.md",
     "CHANGELOG.md": "about/changelog.md",
     "CONTRIBUTING.md": "about/contributing.md",
+    "SECURITY.md": "about/security.md",
     "bench/README.md": "results/benchmarks.md",
     "bench/gpu/README.md": "results/gpu-benchmarks.md",
     "bench/results/gpu/summary.md": "results/gpu-h100.md",

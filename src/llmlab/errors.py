@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from llmlab.results import Answer
@@ -219,6 +219,18 @@ class AskInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted after {self.answer.completion_tokens} tokens: {self.note}"]
+
+
+# What is raised where JSON from elsewhere has another form: numbers may be too large, lists too deep.
+MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def _visible(text: str) -> str:

@@ -33,7 +33,7 @@ try:
 except ImportError:  # Windows: nothing runs there but `llmlab doctor`, which says what to do
     fcntl = None  # type: ignore[assignment]
 
-from llmlab.errors import LabError, NameTakenError, ServerBusyError
+from llmlab.errors import MALFORMED, LabError, NameTakenError, ServerBusyError
 from llmlab.specs import Process, Record, record_from_dict, to_dict
 
 T = TypeVar("T")
@@ -103,6 +103,14 @@ def state_dir() -> Path:
         return Path(own).expanduser().absolute()
     base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     return (base if base.is_absolute() else Path("~/.local/state").expanduser()) / "llmlab"
+
+
+def made_state_dir() -> Path:
+    """The same, made if it is not there: what a learner predicted is nobody else's business."""
+    path = state_dir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def scope() -> str:
@@ -240,7 +248,7 @@ def read_record(name: str) -> Record | None:
     try:
         text = (runtime_dir() / name / RECORD).read_text(encoding="utf-8")
         return record_from_dict(json.loads(text))
-    except (OSError, ValueError):
+    except (OSError, *MALFORMED):
         return None
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import functools
+import math
+import types
+import typing
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from llmlab.profiles import Profile, Transport, profile_from_dict
+from llmlab.errors import MALFORMED
+from llmlab.profiles import Profile, Transport
 
 # The built-in names, which a command line offers, or one that another package brings.
 EngineName = Literal["llama-server", "llama-cpp-python"] | str  # noqa: PYI051 - see above
 BackendName = Literal["native", "container"] | str  # noqa: PYI051 - see above
+T = TypeVar("T")
 KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -221,33 +228,76 @@ def _plain(value: Any) -> Any:
 
 
 def record_from_dict(data: dict[str, Any]) -> Record:
-    """The inverse of `to_dict` for a `Record`.
+    """The inverse of `to_dict` for a `Record`; what stands in a file or a label may be anything.
 
     Raises:
         ValueError: If the data is not a record of this version.
     """
     try:
-        spec = dict(data["spec"])
-        model = dict(spec["model"])
-        model["path"] = Path(model["path"])
-        model["files"] = tuple(Path(file) for file in model["files"])
-        model["control_tokens"] = tuple(model["control_tokens"])
-        spec["model"] = Model(**model)
-        endpoint = dict(data["endpoint"])
-        for name in ("socket", "key_file"):
-            endpoint[name] = Path(endpoint[name]) if endpoint[name] else None
-        known = {f.name for f in fields(Record)}
-        rest = {key: value for key, value in data.items() if key in known}
-        rest["spec"] = ServeSpec(**spec)
-        rest["endpoint"] = Endpoint(**endpoint)
-        for name in ("owner", "process"):
-            rest[name] = Process(**data[name]) if data[name] else None
-        rest["limits"] = Limits(**data["limits"]) if data["limits"] else None
-        rest["predicted"] = Prediction(**data["predicted"]) if data.get("predicted") else None
-        rest["profile"] = profile_from_dict(data["profile"]) if data.get("profile") else None
-        rest["argv"] = tuple(data["argv"])
-        rest["notes"] = tuple(data["notes"])
-        return Record(**rest)
-    except (KeyError, TypeError, AttributeError) as error:
-        msg = f"not a server record: {error}"
-        raise ValueError(msg) from error
+        known = {each.name for each in fields(Record)}
+        record = value_of(Record, {key: value for key, value in data.items() if key in known})
+    except MALFORMED as error:
+        raise ValueError(f"not a server record: {error}") from error
+    # It becomes the name of a directory that is removed with the server.
+    if record.name != Path(record.name).name or record.name.startswith("."):
+        raise ValueError(f"not a server's name: {record.name!r}")
+    return record
+
+
+def value_of(kind: type[T], value: Any) -> T:
+    """Plain JSON data as a value of a type: a dataclass, or what its fields are made of.
+
+    Raises:
+        TypeError, KeyError, OverflowError: If it is of another form.
+    """
+    found: T = _value_of(kind, value)
+    return found
+
+
+def _value_of(kind: Any, value: Any) -> Any:
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin in {typing.Union, types.UnionType}:
+        return _one_of(inside, value)
+    if isinstance(value, list) and origin is tuple:
+        return tuple(_value_of(inside[0], item) for item in value)
+    if isinstance(value, dict):
+        return _mapped(kind, value)
+    if isinstance(value, str) and kind is Path and "\0" not in value:
+        return Path(value)
+    fits = value in inside if origin is Literal else type(value) in _PLAIN.get(kind, ())
+    if not fits or (kind is float and not math.isfinite(value)):
+        raise TypeError(f"{str(value)[:40]!r} is not {getattr(kind, '__name__', kind)}")
+    return value
+
+
+_PLAIN: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    int: (int,),
+    bool: (bool,),
+    float: (float, int),
+    type(None): (type(None),),
+}
+
+
+def _mapped(kind: Any, value: dict[str, Any]) -> Any:
+    """A dataclass, or a dictionary."""
+    if typing.get_origin(kind) is dict:
+        named, inside = typing.get_args(kind)
+        return {_value_of(named, key): _value_of(inside, item) for key, item in value.items()}
+    hints = _hints(kind)
+    return kind(**{name: _value_of(hints[name], item) for name, item in value.items()})
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The value as the first of some types that it fits."""
+    for kind in kinds[:-1]:
+        with suppress(TypeError, KeyError):
+            return _value_of(kind, value)
+    return _value_of(kinds[-1], value)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    if not is_dataclass(kind):
+        raise TypeError(f"{getattr(kind, '__name__', kind)} is no object")
+    return typing.get_type_hints(kind)

@@ -33,7 +33,7 @@ from llmlab.backends.container_plan import Prepared, prepare, relay_target
 from llmlab.backends.container_users import User
 from llmlab.backends.docker_api import DockerApi
 from llmlab.client import Opener, Verify
-from llmlab.errors import BackendError, LabError
+from llmlab.errors import MALFORMED, BackendError, LabError
 from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
 from llmlab.specs import BackendName, Endpoint, Record, record_from_dict
@@ -285,7 +285,7 @@ def _record(entry: dict[str, Any]) -> Record | None:
             # One that was started by hand: its port was not known when the label was written.
             ports = [port["PublicPort"] for port in entry.get("Ports") or () if port.get("PublicPort")]
             record = replace(record, endpoint=replace(record.endpoint, port=next(iter(ports), None)))
-    except (KeyError, ValueError):
+    except MALFORMED:
         return None
     # What was learnt after the container was created stands in the file only.
     written = runtime.read_record(record.name)

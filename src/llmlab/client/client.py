@@ -7,16 +7,17 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from llmlab.client import completing
+from llmlab.client import completing, queueing
 from llmlab.client.connection import Cancel, Connection, Opener, Verify, gone, open_socket
 from llmlab.client.events import events
 from llmlab.client.exchange import ChatRequest, Completion, Progress
+from llmlab.client.refusing import refused
 from llmlab.errors import (
+    MALFORMED,
     AskInterrupted,
-    ContextError,
     RequestError,
     ServerBusyError,
     ServerError,
@@ -26,8 +27,10 @@ from llmlab.results import Answer
 from llmlab.specs import Endpoint, EngineName
 
 _IDLE_CHECK_S = 5.0
+# Of a server that has not answered in time already.
+_LOOK_S = 2.0
 _ERROR_BYTES = 65536
-_SHOWN_CHARACTERS = 500
+_MOST_BYTES = 32 << 20  # of an answer that is read as a whole
 
 
 class Client:
@@ -63,7 +66,7 @@ class Client:
                 connection.request("GET", path, headers=self._headers())
                 with connection.getresponse() as response:
                     return response.status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException, ServerStoppedError):
+        except (OSError, http.client.HTTPException, ServerBusyError, ServerStoppedError):
             return False
 
     def get_json(self, path: str, *, timeout_s: float = 5.0) -> Any:
@@ -89,11 +92,15 @@ class Client:
             with self._connection(timeout_s) as connection:
                 connection.request("GET", path, headers=self._headers())
                 with connection.getresponse() as response:
-                    body = response.read()
+                    body = response.read(_MOST_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             raise gone(self._name, error) from error
         if response.status != http.HTTPStatus.OK:
-            raise self._refused(response.status, body)
+            raise refused(self._name, response.status, body)
+        if len(body) > _MOST_BYTES:
+            raise RequestError(
+                f"server {self._name!r} answered {path} with more than {_MOST_BYTES >> 20} MiB"
+            )
         return body.decode(errors="replace")
 
     def chat(
@@ -132,9 +139,9 @@ class Client:
                 )
                 # Closed here, whatever happens: the response holds the socket,
                 # and closing that is what makes the server stop.
-                with connection.getresponse() as response:
+                with self._begun(connection, progress) as response:
                     if response.status != http.HTTPStatus.OK:
-                        raise self._refused(response.status, response.read(_ERROR_BYTES))
+                        raise refused(self._name, response.status, response.read(_ERROR_BYTES))
                     self._read(response, progress, on_text)
         except KeyboardInterrupt:
             raise self._interrupted(progress) from None
@@ -146,12 +153,8 @@ class Client:
                 raise self._interrupted(progress) from None
             if not isinstance(error, TimeoutError):
                 raise gone(self._name, error, progress.answer("died")) from error
-            busy = ServerBusyError(
-                f"server {self._name!r} sent nothing for {request.timeout_s:g} s",
-                hint=f"look at its log: llmlab logs {self._name}",
-            )
-            busy.answer = progress.answer("timeout")
-            raise busy from error
+            answer = progress.answer("timeout")
+            raise queueing.silent(self._name, request.timeout_s, answer, progress.queue) from error
         if not progress.finish_reason:
             if cancel.wanted:
                 raise self._interrupted(progress)
@@ -203,8 +206,8 @@ class Client:
         """
         with self._posted(completing.tokens(engine, text, whole=whole), _IDLE_CHECK_S) as (_, response):
             try:
-                return [int(token) for token in json.loads(response.read())["tokens"]]
-            except (ValueError, TypeError, KeyError, RecursionError):
+                return [int(token) for token in json.loads(response.read(_MOST_BYTES))["tokens"]]
+            except MALFORMED:
                 raise RequestError(f"server {self._name!r} did not tell the tokens of a text") from None
 
     @contextmanager
@@ -220,7 +223,7 @@ class Client:
                 connection.request("POST", asked.path, body=payload, headers=headers)
                 with connection.getresponse() as response:
                     if response.status != http.HTTPStatus.OK:
-                        raise self._refused(response.status, response.read(_ERROR_BYTES))
+                        raise refused(self._name, response.status, response.read(_ERROR_BYTES))
                     yield sent, response
         except (OSError, http.client.HTTPException) as error:
             raise gone(self._name, error) from error
@@ -237,8 +240,17 @@ class Client:
             if error := event.get("error"):
                 code = error.get("code") if isinstance(error, dict) else None
                 status = code if isinstance(code, int) else http.HTTPStatus.INTERNAL_SERVER_ERROR
-                raise self._refused(status, json.dumps(event).encode())
+                raise refused(self._name, status, json.dumps(event).encode())
             yield read_at, event
+
+    def _begun(self, connection: Connection, progress: Progress) -> http.client.HTTPResponse:
+        """The response, of which llama-server sends nothing before a slot has taken the request."""
+        try:
+            return connection.getresponse()
+        except TimeoutError:
+            # While the request still waits with the others: once it is closed nobody knows who was before it.
+            progress.queue = queueing.queue(lambda path: self.get_text(path, timeout_s=_LOOK_S))
+            raise
 
     def _read(
         self, response: http.client.HTTPResponse, progress: Progress, on_text: Callable[[str], None]
@@ -246,7 +258,7 @@ class Client:
         for read_at, event in self._unfailed(events(response)):
             try:
                 piece = progress.take(event, read_at)
-            except (AttributeError, TypeError, KeyError, IndexError):
+            except MALFORMED:
                 raise RequestError(
                     f"server {self._name!r} sent an event of another form: {json.dumps(event)[:80]}"
                 ) from None
@@ -269,7 +281,7 @@ class Client:
         try:
             slots = self.get_json("/slots")
             return sum(bool(slot["is_processing"]) for slot in slots)
-        except (ServerError, TypeError, KeyError):
+        except (ServerError, *MALFORMED):
             return None
 
     def _interrupted(self, progress: Progress) -> AskInterrupted:
@@ -309,29 +321,6 @@ class Client:
     def _connection(self, timeout_s: float) -> Connection:
         opened = open_socket(self._name, self._endpoint, self._verify, timeout_s, self._opener)
         return Connection(opened, timeout_s)
-
-    def _refused(self, status: int, body: bytes) -> RequestError:
-        message = body.decode("utf-8", errors="replace")[:_SHOWN_CHARACTERS]
-        details: Any = None
-        with suppress(ValueError, RecursionError, TypeError, KeyError):
-            details = json.loads(body)["error"]
-        if not isinstance(details, dict):
-            details = {"message": details}
-        message = str(details.get("message") or message)[:_SHOWN_CHARACTERS]
-        if status == http.HTTPStatus.BAD_REQUEST and "context" in message.lower():
-            tokens, context = details.get("n_prompt_tokens"), details.get("n_ctx")
-            numbers = f": {tokens} tokens, and the context has {context}" if tokens and context else ""
-            return ContextError(
-                f"the prompt is too long for server {self._name!r}{numbers}",
-                hint="shorten it, or start a server with a larger --context",
-            )
-        if status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-            return RequestError(f"server {self._name!r} refused the key ({status})")
-        if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-            return RequestError(
-                f"server {self._name!r} is not ready: {message}", hint="wait until it has loaded its model"
-            )
-        return RequestError(f"server {self._name!r} refused the request ({status}): {message}")
 
 
 class _Unshown(Exception):  # noqa: N818 - carries an error, is none

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmlab.client.exchange import Completion
+from llmlab.client.exchange import Completion, count, figure
 from llmlab.errors import RequestError
 from llmlab.specs import EngineName
 
@@ -88,10 +88,11 @@ def read(
     moments: list[float] = []
     first, last = 1, dict[str, Any]()
     for read_at, event in events:
-        found += event.get("tokens") or ()
+        told = event.get("tokens")
+        found += [token for token in told if count(token) is not None] if isinstance(told, list) else ()
         if _is_piece(event):
             if not moments:
-                first = event.get("tokens_predicted") or 1
+                first = count(event.get("tokens_predicted")) or 1
             moments.append(read_at)
         last = event
     timings = last.get("timings")
@@ -106,10 +107,10 @@ def read(
         pieces=len(moments),
         ttft_s=moments[0] - sent,
         total_s=moments[-1] - sent,
-        prompt_tokens=timings.get("prompt_n", last.get("tokens_evaluated")),
+        prompt_tokens=count(timings.get("prompt_n", last.get("tokens_evaluated"))),
         prompt_s=_seconds(timings.get("prompt_ms")),
         generated_s=_seconds(timings.get("predicted_ms")),
-        generated=last.get("tokens_predicted"),
+        generated=count(last.get("tokens_predicted")),
         first=first,
         client_generated_s=moments[-1] - moments[0] if alone else None,
     )
@@ -124,4 +125,5 @@ def _is_piece(event: dict[str, Any]) -> bool:
 
 
 def _seconds(milliseconds: Any) -> float | None:
-    return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
+    told = figure(milliseconds)
+    return None if told is None else told / 1000

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from llmlab.errors import BackendError, EndpointError, ServerStoppedError
+from llmlab.errors import BackendError, EndpointError, ServerBusyError, ServerStoppedError
 from llmlab.results import Answer
 from llmlab.specs import Endpoint
 
@@ -90,6 +90,7 @@ def open_socket(
 
     Raises:
         EndpointError: If what stands there is not the server's socket, or not the server.
+        ServerBusyError: If too many others wait to be connected.
         ServerStoppedError: If nothing listens there.
     """
     if opener:
@@ -123,11 +124,19 @@ def open_socket(
             verify(opened)
     except OSError as error:
         opened.close()
-        raise gone(name, error) from error
+        # A unix socket whose queue of connections is full says so at once.
+        raise (_full(name) if isinstance(error, BlockingIOError) else gone(name, error)) from error
     except BaseException:
         opened.close()
         raise
     return opened
+
+
+def _full(name: str) -> ServerBusyError:
+    return ServerBusyError(
+        f"server {name!r} is busy: more connections wait than it takes",
+        hint=f"ask again later; if that does not help, stop it: llmlab stop {name}",
+    )
 
 
 def gone(name: str, error: Exception | None, answer: Answer | None = None) -> ServerStoppedError:

@@ -9,8 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmlab.client.queueing import Queue
+from llmlab.errors import MALFORMED
 from llmlab.prompts import neutralise
 from llmlab.results import Answer, Token
+
+_MOST = 2.0**53  # larger numbers are no longer exact everywhere, and none of an engine's figures is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,7 @@ class Progress:
     usage: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
+    queue: Queue | None = None
     _decoder: Any = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
     def take(self, event: dict[str, Any], now: float) -> str:
@@ -122,10 +127,10 @@ class Progress:
         text = ""
         for choice in event.get("choices") or ():
             if piece := (choice.get("delta") or {}).get("content"):
-                text += piece
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+                text += readable(piece)
+            self.finish_reason = readable(choice.get("finish_reason") or self.finish_reason)
             # Of another form where the engine is another one: then nothing is known.
-            with suppress(TypeError, AttributeError, KeyError, ValueError, OverflowError):
+            with suppress(*MALFORMED):
                 self.tokens += [self._token(entry) for entry in choice["logprobs"]["content"]]
         if text:
             self.first = self.first or now
@@ -138,35 +143,59 @@ class Progress:
     def _token(self, entry: dict[str, Any]) -> Token:
         """A token and its probability; one that is only a part of a character has no text."""
         told = entry.get("bytes")
-        text = entry["token"] if told is None else self._decoder.decode(bytes(told))
-        others = [(str(each["token"]), _probability(each)) for each in entry.get("top_logprobs") or ()]
-        return Token(text=str(text), probability=_probability(entry), likeliest=tuple(others))
+        # A list of them: of a number bytes() would make that many.
+        text = entry["token"] if told is None else self._decoder.decode(bytes([*told]))
+        others = [(readable(each["token"]), _probability(each)) for each in entry.get("top_logprobs") or ()]
+        return Token(text=readable(text), probability=_probability(entry), likeliest=tuple(others))
 
     def answer(self, finish_reason: str = "") -> Answer:
         """The answer as far as it came; `finish_reason` says why, if it was cut short."""
-        completion = self.usage.get("completion_tokens", self.timings.get("predicted_n"))
+        completion = count(self.usage.get("completion_tokens", self.timings.get("predicted_n")))
         if completion is None and finish_reason:
             # Cut short: llama-server sends one piece for each token.
             completion = len(self.pieces)
         read_s = self.last - self.first if self.first and self.last else None
         # From the first token to the last; llama.cpp's own rate counts one too many.
-        generated_ms = self.timings.get("predicted_ms")
-        details = self.usage.get("prompt_tokens_details") or {}
+        generated_ms = figure(self.timings.get("predicted_ms"))
+        details = self.usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
         return Answer(
             text="".join(self.pieces),
             server=self.server,
             finish_reason=finish_reason or self.finish_reason,
             ttft_s=None if self.first is None else self.first - self.sent,
             total_s=(self.last or time.perf_counter()) - self.sent,
-            prompt_tokens=self.usage.get("prompt_tokens"),
+            prompt_tokens=count(self.usage.get("prompt_tokens")),
             completion_tokens=completion,
             tokens_per_s=_rate(completion, generated_ms / 1000 if generated_ms else None),
             client_tokens_per_s=_rate(completion, read_s),
-            prompt_tokens_per_s=self.timings.get("prompt_per_second"),
-            cached_tokens=self.timings.get("cache_n", details.get("cached_tokens")),
+            prompt_tokens_per_s=figure(self.timings.get("prompt_per_second")),
+            cached_tokens=count(self.timings.get("cache_n", cached)),
             neutralised=self.neutralised,
             tokens=tuple(self.tokens) or None,
         )
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens as an engine tells it; None for whatever is none."""
+    return value if type(value) is int and 0 <= value < _MOST else None
+
+
+def figure(value: Any) -> float | None:
+    """A time or a rate as an engine tells it; None for whatever is none."""
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
+    return value if fine else None
+
+
+def readable(text: Any) -> str:
+    """A text that can be printed and stored: half a surrogate pair is not even Unicode.
+
+    Raises:
+        TypeError: If it is no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{type(text).__name__} in place of a text")
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _probability(entry: dict[str, Any]) -> float:

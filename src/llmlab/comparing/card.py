@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmlab.comparing.metrics import MAIN_BY_CLIENT
-from llmlab.errors import LabError, UsageError
+from llmlab.errors import MALFORMED, LabError, UsageError
 
 FORMAT, VERSION = "llmlab-run-card", 1
 LADDER = "llmlab-ladder-card"
@@ -184,7 +184,9 @@ def read(path: Path) -> Card:
         UsageError: If it is not there, no run card, or of a later version.
     """
     try:
+        # Half a surrogate pair is no text that could be shown or written again.
         data = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(data, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise UsageError(
             f"there is no run card {path}", hint="make one: llmlab compare --save card.json"
@@ -200,7 +202,7 @@ def read(path: Path) -> Card:
         )
     try:
         return from_dict(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MALFORMED as error:
         raise _no_card(path) from error
 
 
@@ -208,7 +210,7 @@ def from_dict(data: Mapping[str, Any]) -> Card:
     """The inverse of `Card.to_dict`; what stands in a file may be anything.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: If that is no card.
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: If that is no card.
     """
     first, second = (_arm(each) for each in data["arms"])
     margin = float(data["margin"])
@@ -245,7 +247,7 @@ def block_from_dict(data: Mapping[str, Any]) -> Block:
     """The inverse of `dataclasses.asdict` for a `Block`.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: If that is no block.
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: If that is no block.
     """
     return Block(
         number=int(data["number"]),

@@ -15,6 +15,11 @@ UNIX_SOCKETS: Final = True
 HEALTH_PATH: Final = "/health"
 METRICS: Final = True
 
+# Requests that may wait for a slot before it makes further threads for them: a class, and who watches it.
+_WAITING: Final = 72
+# Longest wait for the next bytes of a request, and until a client takes those of its answer.
+_STALLED_S: Final = 60
+
 # A phrase of its log → what that means, and what to do. The first that is
 # found counts, so the specific ones stand first.
 _REASONS: Final = (
@@ -24,6 +29,7 @@ _REASONS: Final = (
     ("failed to load model", "llama.cpp could not load the model", "see the log lines above"),
     ("failed to allocate", "there was not enough memory", "use a smaller --context or a smaller model"),
     ("error: invalid argument", "this llama-server does not know one of llmlab's options", "run: llmlab build"),
+    ("resource temporarily unavailable", "it could not make its threads", "use a larger --pids"),
     ("couldn't bind", "the socket could not be made", "look at the directory's permissions"),
 )  # fmt: skip
 
@@ -37,6 +43,11 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
     cores, not the container's quota. Prompts of earlier requests are kept in
     their slots only: by default llama-server keeps up to 8 GiB of them beside,
     which no limit of a container expects.
+
+    A request that waits for a slot holds one of its HTTP threads. Of those that it makes
+    only when they are needed it makes too few when many requests come at once, and then
+    `/health` and `/metrics` wait behind them: so there are enough from the beginning. And
+    who neither sends nor reads holds one until the time-out, which is an hour by default.
     """
     return [
         str(paths.program),
@@ -57,6 +68,8 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         *("--cache-ram", "0"),
         *("--threads", str(spec.threads)),
         *("--threads-batch", str(spec.threads)),
+        *("--threads-http", str(spec.slots + _WAITING)),
+        *("--timeout", str(_STALLED_S)),
         # Sizes are llmlab's to decide, the same on every backend.
         *("--fit", "off"),
         "--jinja",

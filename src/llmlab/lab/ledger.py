@@ -6,6 +6,7 @@ One line of JSON for each start and each longer answer, in the user's state dire
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import time
@@ -15,8 +16,9 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
+from llmlab.errors import MALFORMED
 from llmlab.results import Answer
-from llmlab.runtime import state_dir
+from llmlab.runtime import made_state_dir, state_dir
 from llmlab.specs import Record
 
 _paused: ContextVar[bool] = ContextVar("llmlab_ledger_paused", default=False)
@@ -62,9 +64,11 @@ def summary() -> dict[str, Any] | None:
     """
     errors: dict[str, list[float]] = {"memory_mib": [], "tokens_per_s": []}
     for line in _lines():
-        with suppress(ValueError, KeyError, TypeError, ZeroDivisionError):
+        with suppress(*MALFORMED, ZeroDivisionError):
             entry = json.loads(line)
-            errors[entry["what"]].append(float(entry["predicted"]) / float(entry["observed"]) - 1)
+            error = float(entry["predicted"]) / float(entry["observed"]) - 1
+            if math.isfinite(error):
+                errors[entry["what"]].append(error)
     if not any(errors.values()):
         return None
     found: dict[str, Any] = {}
@@ -96,7 +100,7 @@ def _append(record: Record, what: str, predicted: float, observed: float) -> Non
     path = state_dir() / _FILE
     # A full disk or a directory that is read-only must not fail a start.
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made_state_dir()
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         if path.stat().st_size > _LONG_BYTES:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmlab import runtime
+from llmlab.errors import MALFORMED
 from llmlab.results import Answer
 from llmlab.specs import Record
 from llmlab.telemetry.bands import Band, band_from_dict
@@ -79,7 +80,7 @@ class Reader:
         self._read += len(whole) + len(end)
         found = []
         for line in whole.decode("utf-8", errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError, RecursionError, AttributeError):
+            with suppress(*MALFORMED):
                 data = json.loads(line)
                 found.append(band_from_dict({**data, "subject": self._subject, "began_s": data["began"]}))
         return found

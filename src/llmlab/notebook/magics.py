@@ -160,9 +160,16 @@ def _with_numbers(word: str, values: Mapping[str, Any]) -> str:
 
     def number(match: re.Match[str]) -> str:
         value = values.get(match[2])
-        return str(value) if not match[1] and isinstance(value, int | float) else match[0]
+        return _text(match[2], value) if not match[1] and isinstance(value, int | float) else match[0]
 
     return _PLACEHOLDER.sub(number, word)
+
+
+def _text(name: str, value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError as error:  # Python refuses to write numbers of more than 4300 digits
+        raise UsageError(f"{{{{{name}}}}} cannot become a text: {error}", hint="use a shorter one") from None
 
 
 def _with_values(call: Call, values: Mapping[str, Any]) -> Call:
@@ -178,7 +185,7 @@ def _with_values(call: Call, values: Mapping[str, Any]) -> Call:
                 f"no variable {match[2]!r} for {match[0]}",
                 hint=f"{hint if hint.startswith('did') else 'assign it first'}; to keep the braces, write \\{match[0]}",
             )
-        return str(values[match[2]])
+        return _text(match[2], values[match[2]])
 
     def filled(argument: Any) -> Any:
         if isinstance(argument, str):

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import LabError, UsageError
+from llmlab.errors import MALFORMED, LabError, UsageError
 from llmlab.telemetry.bands import Band, band_from_dict, number, optional_number
 from llmlab.telemetry.history import Series
 from llmlab.telemetry.metrics import Metric
@@ -135,7 +135,7 @@ def read(path: Path) -> Recording:
         metrics = [(str(each["subject"]), _metric(each)) for each in head["metrics"]]
         began, machine, notes = str(head["began"]), dict(head["machine"]), tuple(map(str, head["notes"]))
         bands = tuple(band_from_dict(each) for each in head["requests"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except MALFORMED as error:
         raise _no_recording(path) from error
     rows = []
     for line in lines[1:]:
@@ -196,7 +196,7 @@ def _row(line: str, length: int) -> tuple[float | None, ...] | None:
         if len(row) != length or row[0] is None:
             return None
         values = tuple(None if value is None else float(value) for value in row)
-    except (TypeError, ValueError, RecursionError):
+    except MALFORMED:
         return None
     return tuple(value if value is None or math.isfinite(value) else None for value in values)
 

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmlab import machine
-from llmlab.runtime import state_dir
+from llmlab.errors import MALFORMED
+from llmlab.runtime import made_state_dir, state_dir
+from llmlab.specs import value_of
 from llmlab.weights.anatomy import Anatomy
 from llmlab.weights.tensors import tensor_type
 
@@ -139,20 +141,23 @@ def load(threads: int) -> Rates | None:
     """What was measured on this machine with so many threads; None if nothing was."""
     try:
         entry = json.loads(_file().read_text(encoding="utf-8"))[_key(threads)]
-        return Rates(**entry)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = value_of(Rates, entry)
+    except (OSError, *MALFORMED):
         return None
+    roofs = (*found.read_bytes_per_s.values(), *found.prefill_parameters_per_s.values())
+    seconds = (found.layer_s, found.attention_s, found.prompt_attention_s)
+    return found if min(roofs, default=1.0) > 0 and min(seconds) >= 0 else None
 
 
 def save(rates: Rates) -> None:
     """Keep what was measured, beside what was measured with other numbers of threads."""
     known: Any = {}
-    with suppress(OSError, ValueError):
+    with suppress(OSError, *MALFORMED):
         known = json.loads(_file().read_text(encoding="utf-8"))
     known = known if isinstance(known, dict) else {}
     known[_key(rates.threads)] = asdict(rates)
     with suppress(OSError):  # it is measured again then
-        _file().parent.mkdir(parents=True, exist_ok=True)
+        made_state_dir()
         draft = _file().with_name(f".{_FILE}.{os.getpid()}")
         draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
         draft.replace(_file())

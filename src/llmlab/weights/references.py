@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmlab.errors import ModelFileError, ModelNotFoundError, UnknownNameError
+from llmlab.prompts import looks_like_control
 from llmlab.reporting import reporter
 from llmlab.specs import Model
 from llmlab.weights import anatomy, catalog, hub_cache, outline, store
@@ -176,7 +177,7 @@ def _model(reference: str, name: str, path: Path) -> Model:
     known = hub_cache.published_sha256(files[0]) or store.known_sha256(files[0])
     if not known and found.file_bytes > _LONG_TO_HASH_BYTES:
         reporter().stage("verify", "computing its sha256, the first time only")
-    control = [text for text in found.control_tokens if not re.fullmatch(r"<\|[^|\s]*\|>", text)]
+    control = [text for text in found.control_tokens if not looks_like_control(text)]
     return Model(
         reference=reference,
         name=re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-.")[:_MAX_NAME] or "model",

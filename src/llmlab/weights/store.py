@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmlab import render
-from llmlab.errors import DiskSpaceError, ModelError, ModelNotFoundError, UsageError
+from llmlab.errors import MALFORMED, DiskSpaceError, ModelError, ModelNotFoundError, UsageError
 from llmlab.runtime import cache_dir
 
 Source = Literal["built-in", "hub", "ollama", "synthetic", "file"]
@@ -253,7 +253,7 @@ def _key(path: Path) -> str:
 
 
 def _remembered() -> dict[str, Any]:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, *MALFORMED):
         known = json.loads((cache_dir() / "sha256.json").read_text(encoding="utf-8"))
         if isinstance(known, dict):
             return known

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmlab import backends, render, weights
-from llmlab.errors import LabError, NameTakenError, UsageError
+from llmlab.errors import MALFORMED, LabError, NameTakenError, UsageError
 from llmlab.lab import by_hand, ledger, registry
 from llmlab.reporting import Reporter, reporting_to
 from llmlab.results import Result, Stopped
@@ -104,7 +104,7 @@ def seed(number: int = 1, *, backend: BackendName | None = None) -> Seeded:
     if taken := [record.name for record in registry.find_all() if record.name in NAMES]:
         raise NameTakenError(
             f"a server named {taken[0]!r} runs already, and it is not one of this lesson's",
-            hint=f"stop it first: stop {taken[0]}",
+            hint=f"stop it first: llmlab stop {taken[0]}",
         )
     place: BackendName = backend or ("native" if backends.backend("container").unavailable() else "container")
     ways = breaking.ways(place, random.Random(number))  # noqa: S311 - the same for everybody is what is wanted
@@ -145,7 +145,7 @@ def kill(name: str) -> Killed:
     if not found.running:
         raise UsageError(
             f"{record.name} does not run: {found.detail}",
-            hint=f"start it again: start tiny --name {record.name}",
+            hint=f"start it again: llmlab start tiny --name {record.name}",
         )
     breaking.kill(record)
     breaking.await_change(record)
@@ -212,10 +212,9 @@ def _kept() -> dict[str, dict[str, object]]:
     try:
         found = json.loads((keeping.folder() / _FILE).read_text(encoding="utf-8"))
         return {name: dict(one) for name, one in found.items() if name in NAMES and "kind" in one}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, *MALFORMED):
         return {}
 
 
 def _keep(planted: dict[str, dict[str, object]]) -> None:
-    keeping.folder().mkdir(parents=True, exist_ok=True)
-    (keeping.folder() / _FILE).write_text(json.dumps(planted), encoding="utf-8")
+    (keeping.made_folder() / _FILE).write_text(json.dumps(planted), encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llmlab import runtime
+from llmlab.errors import MALFORMED
 from llmlab.reporting import reporter
 from llmlab.workshop.tasks import Outcome
 
@@ -47,6 +48,13 @@ def folder() -> Path:
     return runtime.state_dir() / "workshop"
 
 
+def made_folder() -> Path:
+    """The same, made if it is not there; others cannot look into it."""
+    path = runtime.made_state_dir() / folder().name
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
 def read(number: str) -> dict[str, Kept]:
     """What is kept of a lesson: id of a task → what is kept of it.
 
@@ -57,7 +65,7 @@ def read(number: str) -> dict[str, Kept]:
         return from_data(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         aside = path.with_suffix(".unreadable.json")
         path.replace(aside)
         reporter().note(f"your progress in lesson {number} cannot be read ({error}); it was moved to {aside}")
@@ -103,7 +111,7 @@ def to_data(number: str, kept: dict[str, Kept]) -> dict[str, Any]:
 
 def change(number: str, task: str, **changes: Any) -> Kept:
     """Write down what changed about a task; two notebooks may do so at the same time."""
-    folder().mkdir(parents=True, exist_ok=True)
+    made_folder()
     with _alone(number):
         kept = read(number)
         now = replace(kept.get(task, Kept()), changed_at=time.time(), **changes)

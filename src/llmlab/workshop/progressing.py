@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from llmlab.arguments import Arg
-from llmlab.errors import UnknownNameError, UsageError
+from llmlab.errors import MALFORMED, UnknownNameError, UsageError
 from llmlab.workshop import keeping
 from llmlab.workshop.lessons import NUMBERS, load
 from llmlab.workshop.modes import here
@@ -129,16 +129,18 @@ def _read(path: Path) -> Learner | None:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             return None
+        made = float(data["made"])
+        time.localtime(made)  # it is shown as a day, which a number may be too large for
         return Learner(
             name=str(data.get("name") or path.stem)[:80],
-            made=float(data["made"]),
+            made=made,
             kept={
                 str(number): keeping.from_data(lesson)
                 for number, lesson in data["lessons"].items()
                 if number in NUMBERS
             },
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, *MALFORMED):
         return None
 
 

@@ -168,7 +168,7 @@ def _first(lines: Any, mode: str) -> Mapping[str, Any]:
     found = [_mapping(line) for line in lines[:50]] if isinstance(lines, list) else []
     wanted = {"none": "native", "native": "container"}.get(mode)
     blocking = [line for line in found if wanted in _list(line.get("blocks")) and line.get("fix")]
-    advice = [line for line in found if line.get("state") in {"to do", "advice"} and line.get("fix")]
+    advice = [line for line in found if line.get("state") in ["to do", "advice"] and line.get("fix")]
     return next(iter((*blocking, *advice)), {})
 
 

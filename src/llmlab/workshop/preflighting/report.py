@@ -56,7 +56,8 @@ def _number(*, keep: bool) -> str | None:
     with suppress(OSError):
         if not keep:
             return None
-        path.parent.mkdir(parents=True, exist_ok=True)
+        runtime.made_state_dir()
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         number = secrets.token_hex(8)
         path.write_text(f"{number}\n", encoding="ascii")
         return number
