@@ -32,6 +32,13 @@ def inspected(server: llmlab.Server) -> dict[str, Any]:
     return entry
 
 
+def _limited(container_id: str, limit_mib: int) -> bool:
+    """Give a running container another memory limit; whether that was possible."""
+    limit = f"{limit_mib}m"
+    command = ["docker", "update", "--memory", limit, "--memory-swap", limit, container_id]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 class TestContainer(ServerBehaviour):
     @pytest.fixture
     def place(self, require_docker, require_engine):
@@ -231,13 +238,10 @@ class TestContainer(ServerBehaviour):
         assert server.status.detail == "exit code 137: killed by SIGKILL, no lack of memory seen"
 
     def test_out_of_memory_is_named(self, place):
-        # Weights, cache and server take more than this when a prompt comes.
         server = llmlab.start("tiny", name="a", context=1024, **place)
-        subprocess.run(
-            ["docker", "update", "--memory", "20m", "--memory-swap", "20m", inspected(server)["Id"]],
-            capture_output=True,
-            check=False,
-        )
+        # The least that the kernel grants, and too little when a prompt comes: what it holds cannot be taken from it.
+        granted = (_limited(inspected(server)["Id"], limit) for limit in range(12, 64, 2))
+        assert any(granted)
         with suppress(ServerStoppedError):
             for _ in range(50):
                 server.ask("container " * 300, max_tokens=50)
