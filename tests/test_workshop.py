@@ -344,9 +344,3 @@ def test_the_key_has_each_answer_and_its_reason():
         assert task.answer in str(key)
         assert task.id in key.to_html()
     assert set(workshop.answers("01")) == set(workshop.wrong_answers("01")) == {"ttft", "rate", "boxed"}
-
-
-def test_progress_can_be_forgotten(sitting):
-    sitting.predict("choice", "a")
-    progressing.forget()
-    assert keeping.read("99") == {}

@@ -180,7 +180,7 @@ def claim(name: str) -> Iterator[Claim]:
             f"the path {made.socket} is too long for a unix socket",
             hint="use a shorter --name, or set LLMLAB_RUNTIME_DIR to a shorter path",
         )
-    with _locked(root / ".lock"):
+    with locked(root / ".lock"):
         try:
             made.path.mkdir(mode=0o700)
         except FileExistsError:
@@ -256,7 +256,7 @@ def abandoned() -> list[str]:
     """Names whose start died: no readable record, and nobody holds the lock."""
     root = runtime_dir()
     names = []
-    with _locked(root / ".lock"):
+    with locked(root / ".lock"):
         for path in root.iterdir():
             # No server's name begins with a dot: that is where dry runs have their sockets.
             if path.name.startswith(".") or not path.is_dir() or read_record(path.name) is not None:
@@ -389,7 +389,8 @@ def _try_lock(handle: int) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file inside the `with` block; waits for whoever holds it. The file stays."""
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -112,7 +109,7 @@ def to_data(number: str, kept: dict[str, Kept]) -> dict[str, Any]:
 def change(number: str, task: str, **changes: Any) -> Kept:
     """Write down what changed about a task; two notebooks may do so at the same time."""
     made_folder()
-    with _alone(number):
+    with runtime.locked(folder() / f".{number}.lock"):
         kept = read(number)
         now = replace(kept.get(task, Kept()), changed_at=time.time(), **changes)
         path = folder() / f"{number}.json"
@@ -129,10 +126,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
     return str(value)
-
-
-@contextmanager
-def _alone(number: str) -> Iterator[None]:
-    with (folder() / f".{number}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -142,9 +142,3 @@ def _read(path: Path) -> Learner | None:
         )
     except (OSError, *MALFORMED):
         return None
-
-
-def forget() -> None:
-    """Remove what was predicted and reached, as before the first lesson."""
-    for path in keeping.folder().glob("*.json") if keeping.folder().is_dir() else ():
-        path.unlink(missing_ok=True)

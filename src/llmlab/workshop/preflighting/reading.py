@@ -21,7 +21,6 @@ READINESS: tuple[Readiness, ...] = ("needs help", "natively", "in containers")
 _OF_MODE: dict[str, Readiness] = {"none": "needs help", "native": "natively", "container": "in containers"}
 _MOST_BYTES, _MOST_FILES = 2_000_000, 2000
 _MOST_TEXT, _MOST_NAME, _MOST_NUMBER = 160, 40, 1 << 60
-_MODES = {"none": "none", "native": "native", "container": "container"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +129,7 @@ def _read(path: Path) -> Read:
             f"written by a newer llmlab (format {_text(str(version))}): update llmlab to read it"
         )
     mode = data.get("mode")
-    if version != VERSION or not isinstance(mode, str) or mode not in _MODES:
+    if version != VERSION or not isinstance(mode, str) or mode not in _OF_MODE:
         raise _UnreadableError("a damaged preflight report: ask for it again")
     return _report(path, data)
 
