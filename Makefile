@@ -23,11 +23,11 @@ FIND_BUILD := $(BIN)/python -c "import llmlab.builds as b; b.find_build()"
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lab demo notebooks docs test check format bench lock clean
+.PHONY: help setup engine lab demo notebooks docs test test-slow check format bench lock clean
 
 help: ## List these targets
 	@echo "make TARGET, with TARGET one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/package $(STAMPS)/llama ## Make .venv, install everything, compile llama.cpp if needed
 	@if $(FIND_BUILD) 2>/dev/null; then echo "Ready."; \
@@ -52,9 +52,12 @@ notebooks: setup engine ## Run all notebooks in each mode; MODE="native containe
 
 # Two files at a time, then by themselves those that measure the machine (5: none was chosen).
 test: setup engine ## Run the tests; PYTEST="-k name" passes options on
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST); first=$$?; \
-	$(BIN)/python -m pytest -m alone $(PYTEST); \
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone and not slow" $(PYTEST); first=$$?; \
+	$(BIN)/python -m pytest -m "alone and not slow" $(PYTEST); \
 	case $$first$$? in 00|05|50) ;; *) exit 1 ;; esac
+
+test-slow: setup engine ## Run the tests that `make test` leaves out because they take long
+	$(BIN)/python -m pytest -m slow $(PYTEST)
 
 docs: $(STAMPS)/package ## Build the documentation's site in build/docs, and check its links without a network
 	@rm -rf build/docs

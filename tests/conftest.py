@@ -28,6 +28,7 @@ from llmlab.backends import backend, docker_api, labels
 from llmlab.builds import find_build, source
 from llmlab.errors import BuildError, EngineError
 from llmlab.runtime import cache_dir
+from tests.faults.contract import promise_of
 
 # Machines are noisy: a slow example is no failure.
 hypothesis.settings.register_profile("llmlab", deadline=None)
@@ -102,6 +103,14 @@ def inventory(folder: Path) -> list[str]:
         listed = docker_api.connect().containers(f"{labels.USER}={runtime.scope()}")
         found += [f"container {' '.join(entry['Names'])}" for entry in listed]
     return found
+
+
+@pytest.fixture
+def bound(request: pytest.FixtureRequest) -> float:
+    """The time within which the test's promise holds, in seconds."""
+    made = promise_of(request.node)
+    assert made is not None, "only a test with a promise has a bound"
+    return made.within_s
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""The faults that llmlab promises to survive, each brought about for real."""
