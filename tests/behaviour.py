@@ -372,7 +372,7 @@ class ServerBehaviour:
         try:
             with pytest.raises(ServerBusyError, match="sent nothing"):
                 server.ask("What is a GPU?", timeout_s=0.5)
-            assert _state(server) == "loading"
+            assert _state(server) == "paused"
         finally:
             os.kill(pid, signal.SIGCONT)
         assert eventually(lambda: _state(server) == "ready")

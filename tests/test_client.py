@@ -313,7 +313,7 @@ def test_llama_cpp_python_is_asked_in_its_own_words(server, client):
     assert b"x-llmlab-exact: 1\r\n" in server.requests[-1]
     assert (found.tokens, found.generated, found.prompt_tokens, found.pieces) == ((7, 8), 2, 3, 2)
     assert (found.prompt_s, found.generated_s) == (None, None), "unknown, not 0"
-    assert (found.client_generated_s or 0) >= 0.05
+    assert (found.client_generated_s or 0) >= 0.04  # a pause of 0.05 s, as two clocks see it
 
 
 @pytest.mark.parametrize(

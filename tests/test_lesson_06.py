@@ -13,7 +13,7 @@ from tests.conftest import inventory
 
 # A line that tells each fault, in what ps, inspect and logs show of it.
 EVIDENCE = {
-    faults.MEMORY: "killed: out of its memory of",
+    faults.MEMORY: "out of memory (the limit is",
     faults.KILLED: "exit code 137",
     faults.PAUSED: "lets it go on",
     faults.TOLD: "cleaning up before exit",

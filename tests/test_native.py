@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -25,7 +26,9 @@ class TestNative(ServerBehaviour):
         server = llmlab.start("tiny", name="a", **place)
         os.kill(self.pid(server), signal.SIGTERM)
         eventually(lambda: server.status.state == "exited")
-        assert server.status.detail == "exit code 0: ended by itself, or told to by SIGTERM"
+        assert re.fullmatch(
+            r"ended \d+ s ago: exit code 0: ended by itself, or told to by SIGTERM", server.status.detail
+        )
 
     def test_one_that_is_halted_says_so_and_what_lets_it_go_on(self, place):
         server = llmlab.start("tiny", name="a", **place)

@@ -19,7 +19,7 @@ _LOOK_S = 0.4
 _MIB = 1024 * 1024
 
 
-def _processes(runtime: str) -> list[psutil.Process]:
+def processes(runtime: str) -> list[psutil.Process]:
     """The processes that were started with this runtime directory.
 
     An engine has an environment of its own, but its command names the directory.
@@ -68,7 +68,7 @@ class Memory:
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_S):
             total = 0
-            for process in {*_processes(self._runtime), *_contained(self._runtime)}:
+            for process in {*processes(self._runtime), *_contained(self._runtime)}:
                 with suppress(psutil.Error):
                     total += process.memory_info().rss
             if total:
@@ -86,7 +86,7 @@ def stop_what_is_left(environment: dict[str, str]) -> str:
         subprocess.run([*command, "stop", "--all"], env=environment, capture_output=True, check=True)
     deadline = time.monotonic() + 10
     runtime = environment["LLMLAB_RUNTIME_DIR"]
-    while (alive := _processes(runtime)) and time.monotonic() < deadline:
+    while (alive := processes(runtime)) and time.monotonic() < deadline:
         time.sleep(0.1)
     names = []
     for process in alive:

@@ -37,7 +37,7 @@ class TerminalReporter(Reporter):
         self._quiet = quiet
         self._live = sys.stderr.isatty()
         self._began = self._written = time.monotonic()
-        self._stage = self._detail = ""
+        self._stage = self._detail = self._waits = ""
         self._lock = threading.Lock()  # of what is written
         self._thread = threading.current_thread()
         self._transfer: tuple[Transfer, Repainter] | None = None
@@ -140,14 +140,31 @@ class TerminalReporter(Reporter):
         with self._lock:
             sys.stderr.write(("\r\033[K" if self._live else "") + f"note: {render.plain(message)}\n")
 
+    def waiting(self, why: str) -> None:
+        """A line that the answer writes over; in a pipe a line when there is something new."""
+        if self._live:
+            sys.stderr.write(f"\r\033[K{render.clipped(why, _columns() - 1)}")
+        elif why != self._waits:
+            sys.stderr.write(f"{why}\n")
+        sys.stderr.flush()
+        self._waits = why
+
+    def _waited(self) -> None:
+        if self._waits and self._live:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+        self._waits = ""
+
     def text(self, piece: str) -> None:
         """The answer, with control characters made visible."""
+        self._waited()
         if not self._quiet:
             sys.stdout.write(render.plain(piece))
             sys.stdout.flush()
 
     def answered(self, answer: Answer) -> None:
         """The figures under the answer."""
+        self._waited()
         if not self._quiet:
             sys.stdout.write(f"{answer if answer.synthetic else ''}\n")
             sys.stdout.flush()

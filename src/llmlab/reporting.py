@@ -55,7 +55,8 @@ class Reporter:
     Methods are called from the thread that runs the verb (`progress` from any). For one `start`:
     `begin`, then `stage` once or more per stage in the order of `STAGES`
     (stages that a backend does not have are left out), then `end` once, also
-    after a failure. For one `ask`: `text` per piece of text as it is read,
+    after a failure. For one `ask`: `waiting` now and then
+    while nothing has come, `text` per piece of text as it is read,
     then `answered` once, also when interrupted.
     """
 
@@ -98,6 +99,9 @@ class Reporter:
 
     def asked(self, prompt: str, server: str) -> None:
         """A prompt was sent."""
+
+    def waiting(self, why: str) -> None:
+        """Nothing has come yet, and why, as far as that is known; called again with what has changed."""
 
     def text(self, piece: str) -> None:
         """The next piece of the answer. Untrusted: show it as text only."""

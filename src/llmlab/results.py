@@ -10,8 +10,9 @@ from llmlab import render
 from llmlab.render import frames
 from llmlab.render.markdown import safe_markdown
 
-State = Literal["ready", "loading", "exited", "stopped", "lost"]
-"""ready: answers. loading: runs, does not answer yet. exited: ended by itself.
+State = Literal["ready", "loading", "paused", "restarting", "exited", "stopped", "lost"]
+"""ready: answers. loading: runs, does not answer yet. paused: halted until it is let go on.
+restarting: has ended, and its container engine starts it anew. exited: ended by itself.
 stopped: stopped and removed. lost: it runs, but its endpoint is gone."""
 
 _NOISE = "(random weights: what they wrote means nothing and is not shown)"
@@ -214,8 +215,9 @@ class ServerStatus(Result):
         engine: The program that serves it.
         backend: "native" or "container".
         state: See `State`.
-        detail: More on the state, such as an exit code.
-        uptime_s: Seconds since it was started.
+        detail: More on the state: when and why it ended, what lets it go on.
+        remedy: What to do about it, "" for nothing.
+        uptime_s: Seconds since it was started; until it ended, if it has and that is known.
         endpoint: How it is reached.
         context: Tokens of context for each slot.
         slots: Requests answered at the same time.
@@ -235,17 +237,17 @@ class ServerStatus(Result):
     slots: int
     isolation: str
     usage: Usage | None = None
+    remedy: str = ""
 
     def row(self) -> list[str]:
         """The cells of `ServerList.HEADER`."""
-        state = f"{self.state} ({self.detail})" if self.detail else self.state
         return [
             self.name,
             self.model,
             self.backend,
             self.isolation,
             self.engine,
-            state,
+            self.state,
             render.duration_text(int(self.uptime_s)),
             self.endpoint,
         ]
@@ -276,14 +278,14 @@ class ServerList(Result, Sequence[ServerStatus]):
         return iter(self.servers)
 
     def __str__(self) -> str:
-        """A table like that of `docker ps`."""
-        return render.text_table(*self._table())
+        """A table like that of `docker ps`, and below it what is to be said of a server."""
+        return "\n".join([render.text_table(*self._table()), *self._remarks()])
 
     def to_html(self) -> str:
         """The same table."""
         if not self.servers:
             return render.html_card("No servers", render.html_text("Start one: %llm start tiny"))
-        return render.html_table(*self._table())
+        return render.html_table(*self._table()) + "".join(map(render.html_small, self._remarks()))
 
     def to_frame(self) -> Any:
         """A pandas data frame: a row a server, a column for each attribute of it and its `usage`.
@@ -292,6 +294,11 @@ class ServerList(Result, Sequence[ServerStatus]):
             UsageError: If pandas is not installed.
         """
         return frames.frame_of(self.servers, ServerStatus)
+
+    def _remarks(self) -> list[str]:
+        """A line for each server of which there is more to say than fits into a row."""
+        said = ((row.name, "; ".join(filter(None, (row.detail, row.remedy)))) for row in self.servers)
+        return [f"{name}: {remark}" for name, remark in said if remark]
 
     def _table(self) -> tuple[tuple[str, ...], list[list[str]]]:
         """Header and rows; what servers take stands there if it was asked for."""

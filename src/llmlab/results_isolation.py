@@ -217,6 +217,7 @@ class Inspection(Result):
         status = self.status
         return [
             ("state", f"{status.state} ({status.detail})" if status.detail else status.state),
+            *([("what to do", status.remedy)] if status.remedy else []),
             ("model", f"{status.model} ({self.record['spec']['model']['path']})"),
             ("model sha256", self.record["spec"]["model"]["sha256"]),
             ("engine", status.engine),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import psutil
 
@@ -41,6 +41,7 @@ class Starting:
             for the profile's choice.
         gpus: GPUs that a native server may see: "all", indices, or None; a container's
             are in the profile.
+        restarts: How often the container engine may start it anew when it has died.
     """
 
     claim: Claim
@@ -52,6 +53,11 @@ class Starting:
     transport: Transport | None = None
     expose: int | None = None
     gpus: str | None = None
+    restarts: int = 0
+
+
+Held = Literal["paused", "restarting"]
+"""paused: halted until somebody lets it go on. restarting: it has ended, and is started anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +65,24 @@ class Found:
     """How a server fares.
 
     Attributes:
-        running: Whether its process runs.
-        detail: Why not, such as "exit code 137: killed, possibly out of memory".
+        running: Whether its process runs, or is about to be started anew.
+        detail: Why not, such as "exit code 139: segmentation fault"; what lets it go on, if it is paused.
         pid: Its process id on this machine, if it is known.
+        held: Why it does nothing though it runs, if that is known.
+        ended: When it ended, seconds since the epoch; None if it runs, or nobody has written that down.
+        out_of_memory: Whether it ended because it had no more memory.
+        restarts: How often it was started anew since it was started.
+        since: When it was last started anew, seconds since the epoch.
     """
 
     running: bool
     detail: str = ""
     pid: int | None = None
+    held: Held | None = None
+    ended: float | None = None
+    out_of_memory: bool = False
+    restarts: int = 0
+    since: float | None = None
 
 
 class Backend(Protocol):
@@ -153,16 +169,44 @@ def resident_mib(pid: int | None) -> int | None:
     return held // (1024 * 1024)
 
 
+def running(pid: int | None, server: int | None) -> Found:
+    """A server that runs, halted or not.
+
+    Args:
+        pid: What is told as its process.
+        server: The engine's own process, if it can be seen from here.
+    """
+    with suppress(psutil.Error):
+        # It has been sent SIGSTOP, or is being debugged: it is there, and does nothing.
+        if server and psutil.Process(server).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}:
+            detail = f"halted by a signal; kill -CONT {server} lets it go on"
+            return Found(running=True, detail=detail, pid=pid, held="paused")
+    return Found(running=True, pid=pid)
+
+
+KILLED = 137
+"""The exit code of a process that was killed: 128 and the number of SIGKILL."""
+
+
+def killed_detail(memory: bool | None) -> str:  # noqa: FBT001 - three answers to one question
+    """What is said of a process that was killed: by somebody, or by the kernel for lack of memory."""
+    seen = "possibly for memory" if memory is None else "no lack of memory seen"
+    return f"exit code {KILLED}: killed " + (
+        "by the kernel: out of memory" if memory else f"by SIGKILL, {seen}"
+    )
+
+
 def exit_detail(code: int) -> str:
-    """What an exit code says: 137 and -9 are a kill, often for memory."""
+    """What an exit code says."""
     meanings = {
         0: "ended by itself, or told to by SIGTERM",
         135: "bus error: a file that it had open was cut short",
-        137: "killed by SIGKILL, possibly for memory",
+        137: "killed by SIGKILL",
         132: "illegal instruction: built for another CPU",
         134: "aborted by itself",
         139: "segmentation fault",
         143: "stopped by SIGTERM",
+        255: "ended when its container engine did",
     }
     meaning = meanings.get(code)
     return f"exit code {code}: {meaning}" if meaning else f"exit code {code}"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shlex
 import socket
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from llmlab.backends.base import Found, Starting, exit_detail
 from llmlab.backends.container_plan import Prepared, prepare, relay_target
 from llmlab.backends.container_users import User
 from llmlab.backends.docker_api import DockerApi
+from llmlab.backends.kernel_log import killed_for_memory
 from llmlab.client import Opener, Verify
 from llmlab.errors import MALFORMED, BackendError, LabError
 from llmlab.results_isolation import Receipt
@@ -41,8 +44,6 @@ from llmlab.specs import BackendName, Endpoint, Record, record_from_dict
 __all__ = ["Prepared", "prepare"]
 
 NAME: BackendName = "container"
-
-_KILLED = 137  # 128 and the number of SIGKILL
 
 
 def unavailable() -> LabError | None:
@@ -118,22 +119,50 @@ def look(record: Record) -> Found:
     entry = api.container(record.container_id or "")
     if entry is None:
         return Found(running=False, detail="its container is gone")
+    found = _fares(api, record, entry)
+    count = int(entry.get("RestartCount") or 0)
+    return replace(found, restarts=count, since=_when(entry["State"].get("StartedAt"))) if count else found
+
+
+def _fares(api: DockerApi, record: Record, entry: dict[str, Any]) -> Found:
+    """How a container fares by the engine's own record."""
     state = entry["State"]
     # A process of another machine has a number that means nothing here.
     pid = state.get("Pid") or None if api.is_local() else None
+    if state.get("Restarting"):
+        return Found(running=True, detail=f"it has ended: {_end(record, state)[1]}", held="restarting")
     if state.get("Paused"):
         name = str(entry.get("Name", "")).lstrip("/") or record.container_id
-        return Found(running=True, detail=f"paused; docker unpause {name} lets it go on", pid=pid)
+        detail = f"paused; docker unpause {name} lets it go on"
+        return Found(running=True, detail=detail, pid=pid, held="paused")
     if state.get("Running"):
-        return Found(running=True, pid=pid)
+        return base.running(pid, container_receipt.server_pid(entry) if pid else None)
+    memory, why = _end(record, state)
+    return Found(running=False, detail=why, ended=_when(state.get("FinishedAt")), out_of_memory=memory)
+
+
+def _end(record: Record, state: dict[str, Any]) -> tuple[bool, str]:
+    """Whether a container ended for lack of memory, and what is known of its end."""
     if state.get("OOMKilled"):
         limit = f" of {record.limits.memory_mib} MiB" if record.limits else ""
-        return Found(running=False, detail=f"killed: out of its memory{limit}")
+        return True, f"killed: out of its memory{limit}"
     code = int(state.get("ExitCode", 0))
-    if code == _KILLED and not state.get("Error"):
-        detail = f"exit code {code}: killed by SIGKILL, no lack of memory seen"
-        return Found(running=False, detail=detail)
-    return Found(running=False, detail=state.get("Error") or exit_detail(code))
+    if code != base.KILLED or state.get("Error"):
+        return False, state.get("Error") or exit_detail(code)
+    # The machine's memory can be at its end before the container's is.
+    ended = _when(state.get("FinishedAt"))
+    memory = killed_for_memory(container_id=record.container_id or "", ended=ended) or False
+    return memory, base.killed_detail(memory)
+
+
+def _when(text: Any) -> float | None:
+    """A time of the engine's as seconds since the epoch; None for "never", the year 1."""
+    # Nanoseconds, which Python before 3.11 does not read.
+    found = re.fullmatch(r"(\d{4}-[\d-]+T[\d:]+)(\.\d+)?(Z|[+-]\d\d:\d\d)", str(text or ""))
+    if not found or found[1].startswith("0001"):
+        return None
+    zone = "+00:00" if found[3] == "Z" else found[3]
+    return datetime.fromisoformat(found[1] + zone).timestamp() + float(found[2] or 0)
 
 
 def verify(record: Record) -> Verify | None:

@@ -187,6 +187,9 @@ def prepare(starting: Starting) -> Prepared:
         labels={**labels.mine(SERVER=claim.name), labels.RECORD: json.dumps(to_dict(record))},
         gpus=access,
     )
+    if starting.restarts:
+        policy = {"Name": "on-failure", "MaximumRetryCount": starting.restarts}
+        request["HostConfig"]["RestartPolicy"] = policy
     if starting.image and (closed := closed_volumes(setting.profile, api.image_volumes(image_id))):
         request["HostConfig"].setdefault("Tmpfs", {}).update(closed)
     if not tcp and not setting.shared and not setting.volume:
@@ -238,6 +241,7 @@ def _situation(
         user=str(user),
         publish=starting.profile.publish,
         profile=starting.profile.name,
+        restarts=starting.restarts > 0,
     )
 
 

@@ -19,11 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import psutil
-
 from llmlab import engines, runtime
 from llmlab.backends import base, native_receipt, peer
 from llmlab.backends.base import Found, Starting, exit_detail
+from llmlab.backends.kernel_log import killed_for_memory
 from llmlab.builds import EngineBuild, find_build
 from llmlab.client import Opener, Verify
 from llmlab.errors import EngineMissingError, LabError, StartError
@@ -138,21 +137,20 @@ def look(record: Record) -> Found:
     """Whether the very process of the record still runs."""
     process = record.process
     if process and runtime.is_alive(process):
-        halted = f"halted by a signal; kill -CONT {process.pid} lets it go on"
-        return Found(running=True, detail=halted if _is_halted(process.pid) else "", pid=process.pid)
+        return base.running(process.pid, process.pid)
     exit_file = runtime.runtime_dir() / record.name / _EXIT
     # The shell that writes it needs a moment after the server's end.
     _wait(lambda: _read(exit_file).isdigit() or not exit_file.parent.exists(), _EXIT_S)
     code = _read(exit_file)
-    return Found(running=False, detail=exit_detail(int(code)) if code.isdigit() else "it is gone")
-
-
-def _is_halted(pid: int) -> bool:
-    """Whether it has been sent SIGSTOP, or is being debugged: it is there, and does nothing."""
-    try:
-        return psutil.Process(pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
-    except psutil.Error:
-        return False
+    if not code.isdigit():
+        return Found(running=False, detail="it is gone, and so is what would have seen it end")
+    ended = None
+    with suppress(OSError):
+        ended = exit_file.stat().st_mtime
+    if int(code) != base.KILLED:
+        return Found(running=False, detail=exit_detail(int(code)), ended=ended)
+    memory = killed_for_memory(pid=process.pid, ended=ended) if process else None
+    return Found(running=False, detail=base.killed_detail(memory), ended=ended, out_of_memory=memory is True)
 
 
 def verify(record: Record) -> Verify | None:

@@ -22,6 +22,7 @@ class Situation:
         user: That user, for messages.
         publish: Whether the profile publishes the port.
         profile: The profile's name, for messages.
+        restarts: Whether the engine may start the server anew.
     """
 
     address: str
@@ -32,6 +33,7 @@ class Situation:
     user: str = ""
     publish: bool = False
     profile: str = "sealed"
+    restarts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,7 @@ def choose(asked: Transport | None, here: Situation) -> Choice:
             return Choice("relay", problem)
         return Choice("port", f"profile {here.profile} publishes the model's port")
     if problem := problems["socket"]:
-        if here.local and here.shared_user:
-            return Choice("sidecar", problem)
-        return Choice("relay", problem)
+        return Choice("relay" if problems["sidecar"] else "sidecar", problem)
     return Choice("socket", "the container engine is on this machine, and its sockets can be used")
 
 
@@ -86,6 +86,10 @@ def _problem(transport: Transport, here: Situation) -> str:
     """Why a transport cannot work here; "" if it can."""
     if transport == "relay":
         return ""
+    if here.restarts:
+        # A socket's directory is closed to the container once it is ready; a sidecar has
+        # the network of the first start; the engine chooses another port at each.
+        return "a server that is started anew can be reached in the same way only through the engine's API"
     away = f"the container engine at {here.address} does not share this machine's files and sockets"
     if transport == "port":
         reasons = [

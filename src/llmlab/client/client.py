@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import selectors
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ from llmlab.results import Answer
 from llmlab.specs import Endpoint, EngineName
 
 _IDLE_CHECK_S = 5.0
+# A first token that takes longer than this is waited for with a word on why.
+_WAIT_S = 2.0
 # Of a server that has not answered in time already.
 _LOOK_S = 2.0
 _ERROR_BYTES = 65536
@@ -104,7 +108,11 @@ class Client:
         return body.decode(errors="replace")
 
     def chat(
-        self, request: ChatRequest, on_text: Callable[[str], None], cancel: Cancel | None = None
+        self,
+        request: ChatRequest,
+        on_text: Callable[[str], None],
+        cancel: Cancel | None = None,
+        on_wait: Callable[[], None] | None = None,
     ) -> Answer:
         """Ask, and hand on the answer piece by piece as it is read.
 
@@ -112,6 +120,7 @@ class Client:
             request: The question.
             on_text: Called with each non-empty piece of text.
             cancel: Ends it from another thread, as Ctrl-C does from this one.
+            on_wait: Called every two seconds while nothing has come; what it raises ends the question.
 
         Raises:
             AskInterrupted: On Ctrl-C; the connection is closed and the server
@@ -139,7 +148,7 @@ class Client:
                 )
                 # Closed here, whatever happens: the response holds the socket,
                 # and closing that is what makes the server stop.
-                with self._begun(connection, progress) as response:
+                with self._begun(connection, progress, request.timeout_s, on_wait) as response:
                     if response.status != http.HTTPStatus.OK:
                         raise refused(self._name, response.status, response.read(_ERROR_BYTES))
                     self._read(response, progress, on_text)
@@ -243,13 +252,21 @@ class Client:
                 raise refused(self._name, status, json.dumps(event).encode())
             yield read_at, event
 
-    def _begun(self, connection: Connection, progress: Progress) -> http.client.HTTPResponse:
-        """The response, of which llama-server sends nothing before a slot has taken the request."""
+    def _begun(
+        self,
+        connection: Connection,
+        progress: Progress,
+        timeout_s: float,
+        on_wait: Callable[[], None] | None,
+    ) -> http.client.HTTPResponse:
+        """The response, of which llama-server sends nothing before the first token."""
         try:
+            if on_wait:
+                _await_bytes(connection.sock, timeout_s, on_wait)
             return connection.getresponse()
         except TimeoutError:
             # While the request still waits with the others: once it is closed nobody knows who was before it.
-            progress.queue = queueing.queue(lambda path: self.get_text(path, timeout_s=_LOOK_S))
+            progress.queue = self.queue()
             raise
 
     def _read(
@@ -275,6 +292,10 @@ class Client:
             # What llama-cpp-python's server does then, with status 200.
             hint=f"the prompt may be longer than the context; see its log: llmlab logs {self._name}",
         )
+
+    def queue(self) -> queueing.Queue | None:
+        """Who waits for it; None if it does not tell."""
+        return queueing.queue(lambda path: self.get_text(path, timeout_s=_LOOK_S))
 
     def busy_slots(self) -> int | None:
         """How many requests the server works on; None if it does not tell."""
@@ -321,6 +342,21 @@ class Client:
     def _connection(self, timeout_s: float) -> Connection:
         opened = open_socket(self._name, self._endpoint, self._verify, timeout_s, self._opener)
         return Connection(opened, timeout_s)
+
+
+def _await_bytes(opened: socket.socket, timeout_s: float, on_wait: Callable[[], None]) -> None:
+    """Wait until there is something to read, and say now and then that there is not.
+
+    Raises:
+        TimeoutError: If nothing comes in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(opened, selectors.EVENT_READ)
+        while not selector.select(min(_WAIT_S, max(deadline - time.monotonic(), 0))):
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            on_wait()
 
 
 class _Unshown(Exception):  # noqa: N818 - carries an error, is none

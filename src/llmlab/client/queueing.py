@@ -43,6 +43,18 @@ def queue(fetch: Callable[[str], str]) -> Queue | None:
     return Queue(slots=len(slots), answering=sum(slots), waiting=int(found[1])) if found else None
 
 
+def waiting(seen: Queue | None) -> str:
+    """Why nothing has come yet, in a few words; this request is one of those that are counted."""
+    if seen is None:
+        return "waiting for the first token"
+    if not seen.waiting:
+        others = f", beside {_count(seen.answering - 1, 'other request')}" if seen.answering > 1 else ""
+        return f"reading the prompt{others}"
+    taken = "its slot answers" if seen.slots == 1 else f"its {seen.slots} slots answer"
+    behind = f", and {_count(seen.waiting - 1, 'more request')} waiting" if seen.waiting > 1 else ""
+    return f"waiting: {taken} {_count(seen.answering, 'other request')}{behind}"
+
+
 def silent(name: str, timeout_s: float, answer: Answer, seen: Queue | None) -> ServerBusyError:
     """The error for a server that sent nothing for so long.
 

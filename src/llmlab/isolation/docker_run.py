@@ -200,7 +200,8 @@ def _log(value: Any) -> Iterator[Part]:
 
 def _restart(value: Any) -> Iterator[Part]:
     if value and value.get("Name"):
-        yield Part(("--restart", value["Name"]), "restart")
+        most = value.get("MaximumRetryCount")
+        yield Part(("--restart", f"{value['Name']}:{most}" if most else value["Name"]), "restart")
 
 
 def _publish(values: Any) -> Iterator[Part]:

@@ -73,7 +73,7 @@ REASONS: Final[dict[str, Reason]] = {
     "program": Reason("This program, whatever the image says."),
     "working directory": Reason("Where the program begins."),
     "health check": Reason("No program of the image's is run at intervals; llmlab asks the server itself."),
-    "restart": Reason("One that ends stays ended, so that it can be seen why."),
+    "restart": Reason("Without one, a server that ends stays ended, so that it can be seen why."),
     "core dumps": Reason("A crash writes no memory, with prompts in it, to the disk."),
 }
 

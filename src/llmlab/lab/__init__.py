@@ -49,6 +49,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
     expose: Annotated[int | None, Arg(metavar="PORT")] = None,
     transport: Transport | None = None,
     image: str | None = None,
+    restart: Annotated[str | None, Arg(metavar="no|on-failure[:N]")] = None,
     keep: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -102,6 +103,8 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             port. Unset: the tightest that works here.
         image: Use this container image in place of the one that is made from
             the native engine's files; it must have /app/llama-server.
+        restart: What the container engine does when the server dies: no (unset means this),
+            or on-failure, which starts it anew up to 3 times, or N.
         keep: Keep the server when the notebook server or script that started
             it has ended. Servers started from a terminal are always kept.
         force: Start it even if it is predicted not to fit into memory. That can
@@ -144,6 +147,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             expose=expose,
             transport=transport,
             image=image,
+            restart=restart,
             keep=keep,
             force=force,
         )

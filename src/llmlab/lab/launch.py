@@ -68,6 +68,7 @@ class Decided:
             owner=owner,
             image=wish.image,
             gpus=self.plan.gpus,
+            restarts=planning.parse_restart(wish.restart),
         )
 
 
@@ -233,8 +234,9 @@ def await_ready(record: Record, place: Backend, engine: engines.Engine, timeout_
         if now - looked > _LOOK_S:
             looked = now
             found = place.look(record)
-            if not found.running:
-                raise _failed(record, place, engine, found.detail)
+            # One that is started anew before it was ever ready would end like that again and again.
+            if not found.running or found.held == "restarting" or found.restarts:
+                raise _failed(record, place, engine, found.detail or "it ended before it was ready")
         if now - began > timeout_s:
             raise _failed(record, place, engine, f"it did not become ready within {timeout_s:g} s")
         time.sleep(pause)

@@ -23,6 +23,7 @@ _MAX_CONTEXT = 4096
 # Below this size one thread is quickest: more spend their time waiting for each other.
 _SMALL_MODEL_BYTES = 64 * _MIB
 _LAST_PORT = 65535
+_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Wish:
     expose: int | None
     transport: Transport | None
     image: str | None
+    restart: str | None
     keep: bool
     force: bool
 
@@ -56,9 +58,9 @@ class Wish:
         """The options that were given and that only a container can have."""
         names = (
             *("memory", "cpus", "pids", "profile", "root"),
-            *("network", "user", "expose", "transport", "image"),
+            *("network", "user", "expose", "transport", "image", "restart"),
         )
-        given = (name for name in names if getattr(self, name) is not None)
+        given = (name for name in names if getattr(self, name) not in {None, "no"})
         return tuple(f"--{self.root if name == 'root' else name}" for name in given)
 
 
@@ -72,6 +74,23 @@ def parse_size_mib(size: str | int) -> int:
     if not match or not (mib := round(float(match[1]) * _UNIT_MIB[match[2].lower()])):
         raise UsageError(f"{size!r} is not a size", hint="write 512m, 2g, or a number of MiB")
     return mib
+
+
+def parse_restart(policy: str | None) -> int:
+    """How often a server may be started anew: 0 for "no", 3 for "on-failure", N for "on-failure:N".
+
+    Raises:
+        UsageError: If it is no such policy.
+    """
+    if policy in {None, "no"}:
+        return 0
+    match = re.fullmatch(r"on-failure(?::([1-9]\d?))?", policy or "")
+    if not match:
+        hint = "write no, on-failure, or on-failure:N with N from 1 to 99"
+        if policy in {"always", "unless-stopped"}:
+            hint += "; a server that always comes back would outlive whoever started it"
+        raise UsageError(f"{policy!r} is no restart policy", hint=hint)
+    return int(match[1] or _RESTARTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,8 +225,14 @@ def _profile(wish: Wish) -> Profile:
     """
     if wish.backend == "native" and (given := wish.container_only()):
         raise UsageError(
-            f"a native server has no limits, no image and no isolation: {', '.join(given)} asked for some",
+            f"a native server has no limits, no image, no isolation, and nobody to start it anew: "
+            f"{', '.join(given)} asked for some",
             hint="these options go with --container",
+        )
+    if parse_restart(wish.restart) and wish.expose is not None:
+        raise UsageError(
+            "the endpoint for other tools ends with the server, and is not started anew",
+            hint="leave --expose out, or --restart",
         )
     if wish.expose is not None and not 0 <= wish.expose <= _LAST_PORT:
         raise UsageError(f"expose is {wish.expose}", hint="give a port, or 0 for any that is free")

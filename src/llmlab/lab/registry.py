@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 
 from llmlab import backends, engines, runtime
+from llmlab.backends import Found
 from llmlab.client import Client
 from llmlab.errors import (
     BackendError,
@@ -15,7 +16,7 @@ from llmlab.errors import (
     UnknownNameError,
     UsageError,
 )
-from llmlab.lab import by_hand
+from llmlab.lab import by_hand, ending
 from llmlab.reporting import reporter
 from llmlab.results import ServerStatus, State
 from llmlab.specs import Record
@@ -65,7 +66,8 @@ def client(record: Record) -> Client:
 
 def status(record: Record) -> ServerStatus:
     """A server's row of `ps`."""
-    state, detail = _state(record)
+    state, detail, found = _state(record)
+    ended = found.ended if found else None
     return ServerStatus(
         name=record.name,
         model=record.spec.model.name,
@@ -73,11 +75,12 @@ def status(record: Record) -> ServerStatus:
         backend=record.backend,
         state=state,
         detail=detail,
-        uptime_s=max(0.0, time.time() - record.created),
+        uptime_s=max(0.0, (ended or time.time()) - record.created),
         endpoint=str(record.endpoint),
         context=record.spec.context,
         slots=record.spec.slots,
         isolation=record.profile.label if record.profile else "not isolated",
+        remedy=ending.remedy(record, found) if found and not found.running else "",
     )
 
 
@@ -169,21 +172,23 @@ def _lost(found: list[Record]) -> list[Record]:
     return lost
 
 
-def _state(record: Record) -> tuple[State, str]:
+def _state(record: Record) -> tuple[State, str, Found | None]:
+    """Its state, more on that, and what its backend says of it."""
     try:
         found = backends.backend(record.backend).look(record)
     except BackendError as error:
-        return "lost", error.message
+        return "lost", error.message, None
+    detail = ending.told(record, found)
     if not found.running:
-        return "exited", found.detail
-    if found.detail:
-        return "loading", found.detail
+        return "exited", detail, found
+    if found.held:
+        return found.held, detail, found
     if record.endpoint.socket and not record.endpoint.socket.parent.exists():
-        return "lost", "its socket's directory is gone"
+        return "lost", "its socket's directory is gone", found
     try:
         healthy = client(record).healthy(
             path=engines.engine(record.spec.engine).HEALTH_PATH, timeout_s=_HEALTH_S
         )
     except EndpointError as error:
-        return "lost", error.message
-    return ("ready", "") if healthy else ("loading", "")
+        return "lost", error.message, found
+    return ("ready" if healthy else "loading"), detail, found

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmlab import backends, render
-from llmlab.client import Cancel, ChatRequest
+from llmlab.client import Cancel, ChatRequest, Client, queueing
 from llmlab.errors import (
     AskInterrupted,
     BackendError,
@@ -18,7 +19,7 @@ from llmlab.errors import (
     ServerStoppedError,
     UsageError,
 )
-from llmlab.lab import ledger, registry, requests
+from llmlab.lab import ending, ledger, registry, requests
 from llmlab.lab.doors import Doors
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Logs, ServerStatus, Stopped
@@ -170,7 +171,8 @@ class Server(Doors):
         began = time.monotonic()
         try:
             client = registry.client(self._record)
-            answer = _shown(client.chat(request, _unshown if synthetic else on_text, cancel), synthetic)
+            shown = _unshown if synthetic else on_text
+            answer = _shown(client.chat(request, shown, cancel, partial(self._waits, client)), synthetic)
         except AskInterrupted as interrupted:
             interrupted.answer = _shown(interrupted.answer, synthetic)
             requests.note(self._record, began, interrupted.answer)
@@ -286,8 +288,8 @@ class Server(Doors):
             ("endpoint", status.endpoint, "how it is reached"),
         ]
         body = render.html_chips(chips)
-        if status.detail:
-            body += render.html_text(status.detail)
+        for remark in filter(None, (status.detail, status.remedy)):
+            body += render.html_text(remark)
         html = render.html_card(self.name, body, side=render.html_state(status.state))
         return render.bundle(repr(self), html)
 
@@ -296,6 +298,18 @@ class Server(Doors):
             record.name == self.name and record.created == self._record.created
             for record in registry.find_all()
         )
+
+    def _waits(self, client: Client) -> None:
+        """Nothing has come yet: say why.
+
+        Raises:
+            ServerBusyError: If nothing will, since it is halted.
+        """
+        with suppress(BackendError):
+            found = backends.backend(self._record.backend).look(self._record)
+            if found.held == "paused":
+                raise ServerBusyError(f"server {self.name!r} does not answer")  # why, is said by `_say_why`
+        reporter().waiting(queueing.waiting(client.queue()))
 
     def _say_why(self, error: ServerBusyError) -> None:
         """Add why a server does not answer, if it is to be seen that it cannot."""
@@ -320,8 +334,8 @@ class Server(Doors):
                 return error
             log = self.logs(tail=5).lines
             better = ServerStoppedError(
-                f"server {self.name!r} is not running: {found.detail}",
-                hint=f"see its log (logs {self.name}), then remove it: stop {self.name}",
+                f"server {self.name!r} is not running: {ending.told(self._record, found)}",
+                hint=ending.remedy(self._record, found),
                 log_tail=log,
             )
         better.answer = error.answer

@@ -157,6 +157,7 @@ class Reply:
     Attributes:
         server: Name of the server that answers.
         answer: The finished answer, once there is one.
+        waits: What it does before the first piece comes.
     """
 
     server: str = ""
@@ -164,6 +165,7 @@ class Reply:
     _begun: float = field(default_factory=time.monotonic)
     _pieces: list[str] = field(default_factory=list)
     _abandoned: bool = False
+    waits: str = "reading the prompt"
 
     def add(self, piece: str) -> None:
         """The next piece of text."""
@@ -183,7 +185,7 @@ class Reply:
             chips.append(("ended", "failed", "the answer broke off"))
             return render.bundle(_with_figures(text, chips), render.html_answer(text, chips))
         elapsed = time.monotonic() - self._begun
-        chips.append(("writing" if text else "reading the prompt", f"{elapsed:.0f} s", "since it was sent"))
+        chips.append(("writing" if text else self.waits, f"{elapsed:.0f} s", "since it was sent"))
         # The text alone: front-ends that only append can then append.
         return render.bundle(text, render.html_answer(text, chips, busy=True))
 

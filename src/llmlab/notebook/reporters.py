@@ -157,6 +157,13 @@ class KernelReporter(ScreenReporter):
             reply = cards.Reply(server)
             self._active.reply = (reply, LiveOutput(reply.bundle))
 
+    def waiting(self, why: str) -> None:
+        """Say so beside the clock."""
+        if self._active.reply is not None:
+            reply, output = self._active.reply
+            reply.waits = why
+            output.changed()
+
     def text(self, piece: str) -> None:
         """Show the next piece, soon."""
         self.asked("", "")
@@ -191,7 +198,7 @@ class TerminalReporter(ScreenReporter):
 
     def __init__(self) -> None:
         self._python = ""
-        self._title = ""
+        self._title = self._waits = ""
         self._stage = self._detail = ""
         self._lock = threading.Lock()  # of what is printed
         self._thread = threading.current_thread()
@@ -268,7 +275,7 @@ class TerminalReporter(ScreenReporter):
         """The cell is over: no thread of it may go on printing."""
         super().settle()
         self._close_transfer()
-        self._stage, self._lines = "", None
+        self._stage, self._waits, self._lines = "", "", None
 
     def note(self, message: str) -> None:
         """Print it."""
@@ -306,6 +313,12 @@ class TerminalReporter(ScreenReporter):
             print(self._title)  # noqa: T201
             self._title = ""
 
+    def waiting(self, why: str) -> None:
+        """Print what is new."""
+        if why != self._waits:
+            self._waits = why
+            print(f"  {why}", flush=True)  # noqa: T201
+
     def text(self, piece: str) -> None:
         """Print it as it comes; escape sequences in it become visible."""
         print(render.plain(piece), end="", flush=True)  # noqa: T201
@@ -313,4 +326,5 @@ class TerminalReporter(ScreenReporter):
     def answered(self, answer: Answer) -> None:
         """Print the figures."""
         super().answered(answer)
+        self._waits = ""
         print(f"\n[{render.plain(answer.summary())}]")  # noqa: T201

@@ -21,7 +21,8 @@ class Running:
         engine: The program that serves it.
         backend: "native" or "container".
         state: See `llmlab.results.State`.
-        detail: More on the state, such as an exit code.
+        detail: More on the state: when and why it ended, what lets it go on.
+        remedy: What to do about it, "" for nothing.
         isolation: The profile's name, or that it is not isolated.
         endpoint: How it is reached.
         context: Tokens of context for each slot.
@@ -39,6 +40,7 @@ class Running:
     backend: str
     state: State
     detail: str
+    remedy: str
     isolation: str
     endpoint: str
     context: int
@@ -73,6 +75,7 @@ def _running(record: Record) -> Running:
         backend=status.backend,
         state=status.state,
         detail=status.detail,
+        remedy=status.remedy,
         isolation=status.isolation,
         endpoint=status.endpoint,
         context=status.context,

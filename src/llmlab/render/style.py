@@ -10,6 +10,8 @@ Finding = Literal["good", "plain", "open", "bad"]
 STATE_COLOURS = {
     "ready": "var(--jp-success-color1, #2e7d32)",
     "loading": "var(--jp-warn-color1, #b26a00)",
+    "paused": "var(--jp-warn-color1, #b26a00)",
+    "restarting": "var(--jp-warn-color1, #b26a00)",
     "stopped": "var(--jp-ui-font-color2, #757575)",
     "here": "var(--jp-success-color1, #2e7d32)",
     "built-in": "var(--jp-success-color1, #2e7d32)",

@@ -30,7 +30,7 @@ from llmlab.specs import Endpoint, Record, ServeSpec
 # The shell ends at once, so that what it has started is init's child and not ours to wait for.
 _SHELL = 'dir=$1; shift; "$@" >"$dir/engine.log" 2>&1 </dev/null & echo $! | tee "$dir/pid"'
 _UNASKED = (
-    *("memory", "cpus", "pids", "gpus", "gpu_layers", "profile", "root"),
+    *("memory", "cpus", "pids", "gpus", "gpu_layers", "profile", "root", "restart"),
     *("network", "user", "expose", "transport", "image"),
 )
 Begin = Callable[[Starting], Record]

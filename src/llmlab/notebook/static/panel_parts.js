@@ -27,6 +27,8 @@ const MARKS = {
   ready: ["●", "good"],
   starting: ["◐", "warn"],
   stopping: ["◌", "quiet"],
+  paused: ["▮▮", "warn"],
+  restarting: ["◐", "warn"],
   exited: ["✗", "bad"],
   lost: ["✗", "bad"],
   stopped: ["○", "quiet"],

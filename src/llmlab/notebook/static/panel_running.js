@@ -124,8 +124,9 @@ class Card {
       this.node.dataset.state = state;
       this.state.replaceChildren(marked(state));
     }
-    say(this.detail, server.detail);
-    this.detail.hidden = !server.detail;
+    const remarks = [server.detail, server.remedy].filter(Boolean).join("; ");
+    say(this.detail, remarks);
+    this.detail.hidden = !remarks;
     const isolated = server.backend === "container" && server.isolation !== "none";
     const chips = [
       [server.backend === "container" ? "in a container" : "native", ""],
@@ -157,7 +158,9 @@ class Card {
   }
 
   tick() {
-    say(this.up, `up ${durationText(Date.now() / 1000 - this.server.created)}`);
+    // When it ended stands in the line below.
+    const up = this.server.state === "exited" ? "" : `up ${durationText(Date.now() / 1000 - this.server.created)}`;
+    say(this.up, up);
   }
 }
 
