@@ -179,6 +179,7 @@ class Record:
             until it is stopped.
         process: The server's own process (native), or None.
         container_id: The container's id, or None.
+        container_engine: Where the container engine listens that has it, as in `DOCKER_HOST`.
         build: Identity of the engine's files: name → sha256.
         image: Image id and tag of a container, or None.
         user: The `uid:gid` that was asked for in a container, or None.
@@ -200,6 +201,7 @@ class Record:
     owner: Process | None = None
     process: Process | None = None
     container_id: str | None = None
+    container_engine: str | None = None
     build: dict[str, str] = field(default_factory=dict)
     image: str | None = None
     user: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -70,6 +71,7 @@ def take(folder: Path, temporary: Path) -> Inventory:
 
 def left(folder: Path, temporary: Path, before: Inventory, within_s: float = 10.0) -> list[str]:
     """What is left beyond what was there before, once it has had time to go."""
+    gc.collect()  # sockets that docker-py did not close when an engine refused them
     deadline = time.monotonic() + within_s
     while (found := take(folder, temporary).beyond(before)) and time.monotonic() < deadline:
         time.sleep(0.1)

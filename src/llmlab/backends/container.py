@@ -12,6 +12,7 @@ import re
 import secrets
 import shlex
 import socket
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -105,17 +106,48 @@ def _open(api: DockerApi, prepared: Prepared, record: Record) -> Endpoint:
 
 
 def find() -> list[Record]:
-    """All containers of this user's that carry our labels; none if no engine answers."""
+    """All containers of this user's that carry our labels, and what was written down of other engines' ones."""
     try:
-        listed = docker_api.connect().containers(f"{labels.USER}={runtime.scope()}")
+        api = docker_api.connect()
+        listed = api.containers(f"{labels.USER}={runtime.scope()}")
     except LabError:
+        return _written()
+    found = [replace(record, container_engine=api.address) for entry in listed if (record := _record(entry))]
+    elsewhere = (record for record in _written() if record.container_engine not in {None, api.address})
+    names = {record.name for record in found}
+    return [*found, *(record for record in elsewhere if record.name not in names)]
+
+
+def _written() -> list[Record]:
+    """The servers of this kind that were written down, whichever engine has their containers."""
+    return [record for record in runtime.records() if record.backend == NAME]
+
+
+def _engine(record: Record) -> DockerApi:
+    """The engine that has a server's container."""
+    return docker_api.connect(record.container_engine)
+
+
+def lost(found: Collection[Record]) -> list[Record]:
+    """Records of containers that somebody else has removed.
+
+    An engine that does not answer has lost nothing, as far as can be told; nor has
+    another one than theirs.
+
+    Args:
+        found: The servers that there are.
+    """
+    names = {record.name for record in found}
+    missing = [record for record in _written() if record.name not in names]
+    if not missing or unavailable():
         return []
-    return [record for entry in listed if (record := _record(entry))]
+    here = docker_api.connect().address
+    return [record for record in missing if record.container_engine in {None, here}]
 
 
 def look(record: Record) -> Found:
     """Whether the container runs, and if not, why."""
-    api = docker_api.connect()
+    api = _engine(record)
     entry = api.container(record.container_id or "")
     if entry is None:
         return Found(running=False, detail="its container is gone")
@@ -182,15 +214,17 @@ def verify(record: Record) -> Verify | None:
             # The relay may have been made anew since it was last looked for.
             _listeners.pop(record.container_id or "", None)
             container_id = _listener(record)
-            if peer.in_container(found, container_id) is False and not _is_below(found, container_id):
+            if peer.in_container(found, container_id) is False and not _is_below(
+                _engine(record), found, container_id
+            ):
                 raise peer.stranger(record.name, f"process {found} is not in container {container_id[:12]}")
 
     return check
 
 
-def _is_below(process: int, container_id: str) -> bool:
+def _is_below(api: DockerApi, process: int, container_id: str) -> bool:
     """Whether a process descends from a container's first: a rootless engine may have no control groups."""
-    entry = docker_api.connect().container(container_id) or {}
+    entry = api.container(container_id) or {}
     init = (entry.get("State") or {}).get("Pid")
     return init is not None and peer.descends_from(process, int(init))
 
@@ -206,7 +240,7 @@ def _listener(record: Record) -> str:
     if record.transport != "sidecar":
         return own
     if own not in _listeners:
-        beside = sidecar.find(docker_api.connect(), record.name)
+        beside = sidecar.find(_engine(record), record.name)
         # "" is part of every path: a relay that is gone must not let everybody in.
         if "forward" not in beside:
             return "no relay"
@@ -218,7 +252,7 @@ def opener(record: Record) -> Opener | None:
     """What connects through the container engine's API, if that is the transport."""
     if record.transport != "relay":
         return None
-    return partial(relay.connect, record.container_id or "", relay_target(record))
+    return partial(relay.connect, record.container_id or "", relay_target(record), record.container_engine)
 
 
 def settle(record: Record) -> None:
@@ -229,19 +263,19 @@ def settle(record: Record) -> None:
 
 def resident_mib(record: Record) -> int | None:
     """The resident memory of the engine's process in the container."""
-    api = docker_api.connect()
+    api = _engine(record)
     entry = api.container(record.container_id or "") if api.is_local() else None
     return base.resident_mib(container_receipt.server_pid(entry) if entry else None)
 
 
 def log(record: Record, lines: int | None = None) -> list[str]:
     """The container's output."""
-    return docker_api.connect().log(record.container_id or "", lines)
+    return _engine(record).log(record.container_id or "", lines)
 
 
 def stop(record: Record, *, grace_s: float) -> None:
     """Stop and remove the container, and what stands beside it."""
-    _remove(docker_api.connect(), record, grace_s=grace_s)
+    _remove(_engine(record), record, grace_s=grace_s)
 
 
 def remove_abandoned(claim: Claim) -> None:

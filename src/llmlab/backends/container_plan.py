@@ -162,6 +162,7 @@ def prepare(starting: Starting) -> Prepared:
         ),
         created=time.time(),
         owner=starting.owner,
+        container_engine=api.address,
         build=files,
         image=f"{image_name}@{image_id}",
         user=user.request,

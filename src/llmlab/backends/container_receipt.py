@@ -23,7 +23,7 @@ from llmlab.specs import Record
 
 def controls(record: Record) -> Receipt:
     """The receipt: asked for, recorded by the engine, seen on the process."""
-    api = docker_api.connect()
+    api = docker_api.connect(record.container_engine)
     entry = api.container(record.container_id or "")
     if entry is None:
         return Receipt()

@@ -36,26 +36,48 @@ _clients: dict[tuple[int, str | None, str | None], DockerApi] = {}
 _guard = threading.Lock()
 
 
-def connect() -> DockerApi:
-    """The container engine that the user's environment names; one connection each.
+def connect(address: str | None = None) -> DockerApi:
+    """The container engine that the user's environment names, or one by its address; one client each.
+
+    Args:
+        address: Where it listens, as in `DOCKER_HOST`; None for the environment's.
 
     Raises:
         DaemonError: If none answers.
         DaemonPermissionError: If it refuses this user.
     """
+    # A context may have what is needed to be let in: it is the one that has this address, if it has.
+    if address is not None and (address == docker_trouble.wanted() or address == _address_of_context()):
+        address = None
     # A forked child must not share its parent's connections.
-    key = (os.getpid(), os.environ.get("DOCKER_HOST"), os.environ.get("DOCKER_CONTEXT"))
+    named = address or os.environ.get("DOCKER_HOST")
+    key = (os.getpid(), named, None if address else os.environ.get("DOCKER_CONTEXT"))
     with _guard:
         if key not in _clients:
-            _clients[key] = DockerApi()
+            _clients[key] = DockerApi(named)
         return _clients[key]
 
 
-class DockerApi(Images):
-    """The calls to the container engine that llmlab makes."""
+def _address_of_context() -> str | None:
+    """Where the engine of the user's context listens; None if the environment names an address, or none answers."""
+    if docker_trouble.wanted() is not None:
+        return None
+    try:
+        return connect().address
+    except LabError:
+        return None
 
-    def __init__(self) -> None:
-        docker_trouble.knock()
+
+class DockerApi(Images):
+    """The calls to the container engine that llmlab makes.
+
+    Args:
+        address: Where it listens, as in `DOCKER_HOST`; None for the user's context.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        docker_trouble.knock(address)
+        self._named = address
         try:
             import docker  # noqa: PLC0415 - 0.15 s, needed only here
         except ImportError as error:
@@ -65,7 +87,8 @@ class DockerApi(Images):
         self._errors: Any = docker.errors
         docker_trouble.check_context(docker.context.ContextAPI)
         try:
-            self._client: Any = docker.from_env(timeout=docker_trouble.TIMEOUT_S)
+            named = {**os.environ, "DOCKER_HOST": address} if address else None
+            self._client: Any = docker.from_env(timeout=docker_trouble.TIMEOUT_S, environment=named)
             self._api: Any = self._client.api
         except Exception as error:
             raise self._translate(error) from error
@@ -277,6 +300,8 @@ class DockerApi(Images):
 
     @contextmanager
     def _calls(self) -> Iterator[None]:
+        if docker_trouble.failed_lately(self._named or docker_trouble.wanted()):
+            docker_trouble.knock(self._named)
         try:
             yield
         except LabError:
@@ -288,4 +313,4 @@ class DockerApi(Images):
         # Before its words are read: an engine may be refused something itself.
         if isinstance(error, self._errors.APIError):
             return BackendError(f"the container engine refused: {docker_trouble.reason(error)}")
-        return docker_trouble.of(error)
+        return docker_trouble.of(error, self._named)

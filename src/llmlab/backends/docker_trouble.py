@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,35 +15,71 @@ from llmlab.errors import DaemonError, DaemonPermissionError, LabError
 
 TIMEOUT_S = 20
 """How long the engine is waited for."""
+# An engine that hangs is asked again and again within one verb: not with full patience.
+# And docker-py leaves the socket open that an engine has refused.
+_LATELY_S, _AGAIN_S = 60.0, 0.5
+_failed: dict[str | None, float] = {}  # address → when it did not answer
+_START_HINT = "it is installed and does not run; start it: sudo systemctl start docker"
 _INSTALL_HINT = (
     "install Docker Engine (Debian, Ubuntu: sudo apt install docker.io) and start it "
     "(sudo systemctl start docker)"
 )
 
 
-def knock() -> None:
+def knock(address: str | None = None) -> None:
     """See whether somebody listens where Docker usually does.
 
     A machine without Docker is a normal case: it is told in microseconds,
-    before 0.15 s of imports. Contexts and remote engines are left to the
+    before 0.15 s of imports; so is an engine that has just been found to hang, for
+    whoever asks several things of it. Contexts and remote engines are left to the
     `docker` package.
+
+    Raises:
+        DaemonError: If nobody does, or whoever does says nothing.
+        DaemonPermissionError: If it refuses this user.
     """
-    host = os.environ.get("DOCKER_HOST")
-    if not host:
-        config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-        if os.environ.get("DOCKER_CONTEXT") or config.exists():
-            return
-        host = "unix:///var/run/docker.sock"
-    if not host.startswith("unix://"):
+    host = address or wanted()
+    if host is None or not host.startswith("unix://"):
         return
     with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(TIMEOUT_S)
+        patience_s = _AGAIN_S if failed_lately(host) else TIMEOUT_S / 2
+        door.settimeout(patience_s)
         try:
             door.connect(host.removeprefix("unix://"))
+            door.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            door.recv(1)
         except PermissionError as error:
             raise _no_permission() from error
+        except TimeoutError as error:
+            raise _silence(host, patience_s) from error
         except OSError as error:
-            raise _no_daemon() from error
+            raise _no_daemon(address, installed=isinstance(error, ConnectionRefusedError)) from error
+    _failed.pop(host, None)
+
+
+def failed_lately(address: str | None) -> bool:
+    """Whether an engine did not answer a moment ago."""
+    return time.monotonic() - _failed.get(address, -math.inf) < _LATELY_S
+
+
+def _silence(address: str | None, waited_s: float) -> DaemonError:
+    """The error for an engine that takes connections and says nothing; it is remembered for a while."""
+    what = "still does not answer"
+    if not failed_lately(address):
+        _failed[address] = time.monotonic()
+        what = f"did not answer within {waited_s:g} s"
+    return DaemonError(
+        f"the container engine {what}",
+        hint="look at it: docker info; if that hangs as well, restart it: sudo systemctl restart docker",
+    )
+
+
+def wanted() -> str | None:
+    """Where the user's environment says that the engine listens; None where a context says it."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host
+    config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    return None if os.environ.get("DOCKER_CONTEXT") or config.exists() else "unix:///var/run/docker.sock"
 
 
 def check_context(contexts: Any) -> None:
@@ -51,19 +89,16 @@ def check_context(contexts: Any) -> None:
         raise DaemonError(f"there is no Docker context {name!r}", hint="list them: docker context ls")
 
 
-def of(error: Exception) -> LabError:
-    """An error of the connection's, as one of ours."""
+def of(error: Exception, address: str | None = None) -> LabError:
+    """An error of the connection's to the engine at an address, as one of ours."""
     chain = list(_causes(error))
     if any(getattr(e, "errno", None) in {errno.EACCES, errno.EPERM} for e in chain) or any(
         isinstance(e, PermissionError) or "permission denied" in str(e).lower() for e in chain
     ):
         return _no_permission()
     if "timed out" in str(error).lower():
-        return DaemonError(
-            f"the container engine did not answer within {TIMEOUT_S} s",
-            hint="look at it: docker info",
-        )
-    return _no_daemon()
+        return _silence(address or wanted(), TIMEOUT_S)
+    return _no_daemon(address, installed=any(isinstance(e, ConnectionRefusedError) for e in chain))
 
 
 def _no_permission() -> DaemonPermissionError:
@@ -74,10 +109,14 @@ def _no_permission() -> DaemonPermissionError:
     )
 
 
-def _no_daemon() -> DaemonError:
-    where = os.environ.get("DOCKER_HOST")
+def _no_daemon(address: str | None, *, installed: bool) -> DaemonError:
+    _failed[address or wanted()] = time.monotonic()
+    named = os.environ.get("DOCKER_HOST")
+    if address and address != named:
+        return DaemonError(f"no container engine answers at {address}", hint="start that engine again")
+    where = f" at DOCKER_HOST={named}" if named else ""
     return DaemonError(
-        "no container engine answers" + (f" at DOCKER_HOST={where}" if where else ""), hint=_INSTALL_HINT
+        f"no container engine answers{where}", hint=_START_HINT if installed else _INSTALL_HINT
     )
 
 

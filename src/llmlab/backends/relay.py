@@ -37,6 +37,7 @@ class _Pool:
 
     container_id: str
     command: Sequence[str]
+    engine: str | None
     guard: threading.Lock = field(default_factory=threading.Lock)
     idle: list[tuple[float, ExecStream]] = field(default_factory=list)
     opening: int = 0
@@ -58,7 +59,7 @@ class _Pool:
         return found or self.open()
 
     def open(self) -> ExecStream:
-        return docker_api.connect().exec_stream(self.container_id, self.command)
+        return docker_api.connect(self.engine).exec_stream(self.container_id, self.command)
 
     def _fill(self) -> None:
         stream = None
@@ -86,12 +87,13 @@ _pools: dict[tuple[int, str], _Pool] = {}
 _guard = threading.Lock()
 
 
-def connect(container_id: str, target: str) -> socket.socket:
+def connect(container_id: str, target: str, engine: str | None = None) -> socket.socket:
     """A connection to the target in a container.
 
     Args:
         container_id: The container.
         target: The unix socket's path, or address:port, in there.
+        engine: Where the container engine listens that has it; None for the user's.
 
     Raises:
         BackendError: If the relay cannot be run.
@@ -100,7 +102,7 @@ def connect(container_id: str, target: str) -> socket.socket:
     with _guard:
         pool = _pools.get(key)
         if pool is None or pool.closed:
-            pool = _pools[key] = _Pool(container_id, (PROGRAM, "stdio", target))
+            pool = _pools[key] = _Pool(container_id, (PROGRAM, "stdio", target), engine)
     stream = pool.take()
     ours, theirs = socket.socketpair()
     threading.Thread(target=_pump, args=(theirs, stream), name="llmlab relay", daemon=True).start()

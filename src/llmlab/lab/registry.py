@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from llmlab import backends, engines, runtime
-from llmlab.backends import Found
+from llmlab.backends import Found, container
 from llmlab.client import Client
 from llmlab.errors import (
     BackendError,
@@ -140,7 +140,7 @@ def sweep() -> tuple[str, ...]:
             with suppress(LabError):
                 stop(record, grace_s=1.0)
                 swept.append(record.name)
-    for record in _lost(found):
+    for record in container.lost(found):
         with suppress(LabError), runtime.hold(record.name, wait_s=0) as claim:
             if claim and runtime.read_record(record.name) == record:
                 backends.backend(record.backend).remove_abandoned(claim)
@@ -160,16 +160,6 @@ def sweep() -> tuple[str, ...]:
     if swept:
         reporter().note(f"removed {', '.join(swept)}: what started it has ended")
     return tuple(swept)
-
-
-def _lost(found: list[Record]) -> list[Record]:
-    """Records of containers that somebody else has removed."""
-    names = {record.name for record in found}
-    lost = [r for r in runtime.records() if r.backend == "container" and r.name not in names]
-    # An engine that does not answer has lost nothing, as far as can be told.
-    if not lost or backends.backend("container").unavailable():
-        return []
-    return lost
 
 
 def _state(record: Record) -> tuple[State, str, Found | None]:

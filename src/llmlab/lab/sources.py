@@ -109,7 +109,7 @@ def _of_container(record: Record, pid: int | None) -> Source:
         group.close()
     limits = record.limits
     most = {"memory": limits.memory_mib, "cpu": limits.cpus, "processes": limits.pids} if limits else {}
-    opened = partial(docker_api.connect().stats, record.container_id or "")
+    opened = partial(docker_api.connect(record.container_engine).stats, record.container_id or "")
     return ContainerStatsSource(record.name, opened, most)
 
 
@@ -117,7 +117,7 @@ def server_pid(record: Record) -> int | None:
     """The server's process on this machine; None if it is on another one, or gone."""
     if record.backend != "container":
         return backends.backend(record.backend).look(record).pid
-    api = docker_api.connect()
+    api = docker_api.connect(record.container_engine)
     entry = api.container(record.container_id or "") if api.is_local() else None
     return container_receipt.server_pid(entry) if entry else None
 
