@@ -39,6 +39,7 @@ from llmlab.lab import registry
 from llmlab.reporting import Reporter, reporting_to
 from llmlab.weights import resolve
 from tests.conftest import eventually, inventory, kill, run_cli
+from tests.faults.contract import promise
 
 # With temperature 0 the model would end this by itself after a while; the
 # interruption comes after a few pieces.
@@ -337,6 +338,14 @@ class ServerBehaviour:
         assert len(answers) == 6
         assert all(answers)
 
+    @promise(
+        part="Disk and files",
+        fault="Something replaces a socket by a symbolic link",
+        sees="`ask` refuses: it is not a socket; the state is lost",
+        keeps="The prompt: nothing was sent",
+        cleans="`stop`, as always",
+        within_s=60,
+    )
     def test_a_symlink_in_place_of_the_socket_is_not_followed(self, place, tmp_path):
         server = llmlab.start("tiny", name="a", **place)
         path = server.record.endpoint.socket
@@ -350,6 +359,14 @@ class ServerBehaviour:
             server.ask("my secret")
         assert server.status.state == "lost"
 
+    @promise(
+        part="Disk and files",
+        fault="Another process listens where a server did",
+        sees="`ask` refuses: nothing was sent, and to whom it was not",
+        keeps="The prompt",
+        cleans="`stop`, as always",
+        within_s=60,
+    )
     def test_another_listener_at_the_socket_gets_no_prompt(self, place):
         server = llmlab.start("tiny", name="a", **place)
         path = server.record.endpoint.socket
@@ -377,6 +394,14 @@ class ServerBehaviour:
             os.kill(pid, signal.SIGCONT)
         assert eventually(lambda: _state(server) == "ready")
 
+    @promise(
+        part="Disk and files",
+        fault="The file of a model that is being served is truncated or removed",
+        sees="`inspect` says what has become of it; a server that reads beyond its end dies, and says so",
+        keeps="The server, as long as the kernel has what it needs in memory",
+        cleans="`stop`, as always",
+        within_s=60,
+    )
     def test_a_model_file_that_has_changed_meanwhile_is_told(self, place, tmp_path):
         path = tmp_path / "copy.gguf"
         path.write_bytes(resolve("tiny").path.read_bytes())
@@ -408,6 +433,14 @@ class ServerBehaviour:
         assert caught.value.hint
         assert inventory(isolated_runtime) == []
 
+    @promise(
+        part="Disk and files",
+        fault="A model file is truncated, empty, or none at all",
+        sees="`start` says which, in one line, before anything is started",
+        keeps="Everything that runs",
+        cleans="Nothing was begun",
+        within_s=60,
+    )
     def test_files_that_are_no_models(self, place, tmp_path, isolated_runtime):
         tiny = resolve("tiny").path.read_bytes()
         for name, content, reason in [

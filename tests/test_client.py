@@ -32,6 +32,7 @@ from llmlab.prompts import neutralise
 from llmlab.results import Answer
 from llmlab.specs import Endpoint
 from tests import examples
+from tests.faults.contract import promise
 from tests.scripted_server import (
     CHUNKED,
     END,
@@ -558,6 +559,14 @@ def test_socket_that_nobody_listens_on(isolated_runtime):
 # Who is asked
 
 
+@promise(
+    part="Disk and files",
+    fault="A file, a directory or a pipe stands in place of a socket",
+    sees="`ask` refuses: it is not a socket",
+    keeps="The prompt: nothing was sent",
+    cleans="`stop`, as always",
+    within_s=20,
+)
 @pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling link", "pipe"])
 def test_only_a_socket_is_spoken_to(server, tmp_path, kind):
     path = tmp_path / "s"

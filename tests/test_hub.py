@@ -44,6 +44,7 @@ from llmlab.weights import (
     store,
 )
 from tests.conftest import eventually, missing, run_cli
+from tests.faults.contract import promise
 
 TINY = store.builtin_path().read_bytes()
 REPO = "hf:teach/tiny-GGUF"
@@ -616,6 +617,14 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     subprocess.run(["umount", place], check=True)
 
 
+@promise(
+    part="Disk and files",
+    fault="A model is larger than the free disk",
+    sees="`pull` and `start` refuse before a byte is fetched, with both sizes",
+    keeps="Everything",
+    cleans="Nothing was begun",
+    within_s=60,
+)
 def test_what_does_not_fit_is_not_begun(served, small_disk):
     with pytest.raises(DiskSpaceError, match=r"it needs 3(\.\d)? MB more, 1\.0 MB are free") as caught:
         pull(f"{REPO}:Q8_0")
@@ -633,6 +642,14 @@ def test_a_part_that_is_here_needs_no_room(served, small_disk, hurried):
     assert pull(REPO).downloaded_bytes == SIZE - 500_000
 
 
+@promise(
+    part="Disk and files",
+    fault="The disk fills up in the middle of a download",
+    sees="The download ends and says how much more it needs, where, and how to choose another place",
+    keeps="What has come: `pull` goes on from there once there is room",
+    cleans="Nothing; `rm` removes the part",
+    within_s=60,
+)
 def test_a_disk_that_fills_up_meanwhile_is_a_clear_error(served, small_disk):
     def fill(done: int, _: int | None) -> None:
         if done > 0 and not (small_disk / "other").exists():
@@ -734,6 +751,14 @@ def test_two_processes_fetch_a_file_once(served):
     assert hub.find(hub.parse(REPO)) is not None
 
 
+@promise(
+    part="Disk and files",
+    fault="A download is killed (SIGKILL), or the machine goes down",
+    sees="The model is not listed",
+    keeps="What has come: the next `pull` goes on from there, and verifies the whole",
+    cleans="Nothing; `rm` removes the part",
+    within_s=60,
+)
 def test_a_pull_that_was_killed_leaves_no_model_and_is_resumed(served):
     served.faults.append(Fault("slow", times=None, bytes_per_s=300_000))
     first = _pulling(REPO)

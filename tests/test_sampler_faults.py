@@ -26,6 +26,7 @@ from llmlab.telemetry.process import ProcessSource
 from llmlab.telemetry.sampler import Sampler
 from tests import nvml_mock
 from tests.conftest import eventually
+from tests.faults.contract import promise
 from tests.nvml_mock import Control, in_child
 from tests.test_telemetry_sources import LATER, Tree, v2
 
@@ -157,6 +158,14 @@ print(json.dumps([clock.times_s, clock.values, busy.values, sampler.missed]))
 """
 
 
+@promise(
+    part="Machine",
+    fault="The machine sleeps while it is watched",
+    sees="A gap in the charts, neither zeros nor a burst",
+    keeps="What was seen before",
+    cleans="Nothing is to be cleaned",
+    within_s=60,
+)
 @LINUX
 def test_a_halted_sampler_leaves_a_gap_and_no_burst(busy):
     halted_s, period_s = 2.0, 0.05
@@ -290,6 +299,14 @@ tell([
     assert run(code) == [1000, [True, 0, 0], True, 1]
 
 
+@promise(
+    part="Machine",
+    fault="NVIDIA's driver hangs",
+    sees="Its values become unknown after one pause; all else goes on",
+    keeps="All other series",
+    cleans="The thread that hangs ends with the process",
+    within_s=60,
+)
 def test_a_driver_that_hangs_as_a_whole_holds_a_look_up_once_and_not_for_each_gpu(control, run):
     for index in range(8):
         control.gpu(index)
@@ -308,6 +325,14 @@ tell([max(later - earlier for earlier, later in zip(times, times[1:])) < 5, mean
     assert run(code) == [True, [None] * 8]
 
 
+@promise(
+    part="Machine",
+    fault="A GPU is lost in the middle, and comes back",
+    sees="Its values become unknown, with the reason; then they go on",
+    keeps="All other series",
+    cleans="Nothing is to be cleaned",
+    within_s=60,
+)
 def test_a_gpu_that_falls_off_and_comes_back(control, run):
     control.gpu(0)
     control.gpu(1, memory_used=7)
@@ -399,6 +424,7 @@ import json, sys, time
 from llmlab.lab import registry, sources
 from llmlab.telemetry.sampler import Sampler
 from tests.test_sampler_faults import named, total
+from tests.faults.contract import promise
 def looked(looks):
     seen = sampler.wait(-1, 0)
     while sampler.wait(-1, 0) < seen + looks: time.sleep(0.01)

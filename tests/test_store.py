@@ -28,6 +28,7 @@ from llmlab.library import pull, rm, verify
 from llmlab.reporting import reporting_to
 from llmlab.weights import hub, hub_cache, store
 from tests.conftest import run_cli
+from tests.faults.contract import promise
 from tests.test_hub import SIZE, SPLIT, TINY, Told, folder, served
 
 __all__ = ["folder", "served"]  # fixtures
@@ -371,6 +372,14 @@ def test_verify_hashes_everything_anew(served, tmp_path):
     assert row.detail == "nothing to compare with"
 
 
+@promise(
+    part="Disk and files",
+    fault="A bit of a model on the disk is flipped",
+    sees="`verify` names the file and both hashes",
+    keeps="The file, until it is removed",
+    cleans="`rm`; `pull` fetches it again",
+    within_s=60,
+)
 @pytest.mark.parametrize("position", [0, 5, len(TINY) // 2, len(TINY) - 1])
 def test_verify_finds_one_wrong_byte(served, position):
     path = pull(WHOLE).path

@@ -23,8 +23,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -33,16 +34,19 @@ try:
 except ImportError:  # Windows: nothing runs there but `llmlab doctor`, which says what to do
     fcntl = None  # type: ignore[assignment]
 
-from llmlab.errors import MALFORMED, LabError, NameTakenError, ServerBusyError
+from llmlab.errors import MALFORMED, DiskSpaceError, LabError, NameTakenError, ServerBusyError
 from llmlab.specs import Process, Record, record_from_dict, to_dict
 
 T = TypeVar("T")
 
 RECORD = "record.json"
 _LOCK = "lock"
+# Of the form that records are written in: raised when an older llmlab could misread them.
+_VERSION = 1
 # A unix socket's path has at most 107 bytes on Linux, 103 on macOS.
 _MAX_SOCKET_PATH = 103
 _REMOVE_S = 1.0
+_LEAST_BYTES = 65536
 
 _kept = False
 
@@ -147,8 +151,9 @@ class Claim:
 
     def write(self, record: Record) -> None:
         """Write the record, whole or not at all."""
+        _check_room(self.path)
         draft = self.path / f"{RECORD}.new"
-        draft.write_text(json.dumps(to_dict(record)), encoding="utf-8")
+        draft.write_text(json.dumps({"version": _VERSION, **to_dict(record)}), encoding="utf-8")
         draft.chmod(0o600)
         draft.replace(self.path / RECORD)
 
@@ -180,24 +185,50 @@ def claim(name: str) -> Iterator[Claim]:
             f"the path {made.socket} is too long for a unix socket",
             hint="use a shorter --name, or set LLMLAB_RUNTIME_DIR to a shorter path",
         )
+    _check_room(root)
+    # A directory without its lock held would look like one that a dead start has left.
+    handle = uninterrupted(partial(_take, root, made), undo=partial(_give_back, made))
+    try:
+        made.socket_dir.mkdir(mode=0o700)
+        yield made
+    except BaseException:
+        uninterrupted(made.remove, undo=lambda _: None)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _check_room(folder: Path) -> None:
+    """Refuse to begin what could not even be written down.
+
+    Raises:
+        DiskSpaceError: If the disk is full.
+    """
+    if shutil.disk_usage(folder).free < _LEAST_BYTES:
+        raise DiskSpaceError(
+            f"no space left for servers' records in {runtime_dir()}",
+            hint="free some, or set LLMLAB_RUNTIME_DIR to a directory on another disk",
+        )
+
+
+def _take(root: Path, made: Claim) -> int:
+    """Make a server's directory; the handle that holds its lock."""
     with locked(root / ".lock"):
         try:
             made.path.mkdir(mode=0o700)
         except FileExistsError:
             raise NameTakenError(
-                f"a server named {name!r} exists already",
-                hint=f"choose another --name, or stop it first: llmlab stop {name}",
+                f"a server named {made.name!r} exists already",
+                hint=f"choose another --name, or stop it first: llmlab stop {made.name}",
             ) from None
         handle = os.open(made.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    try:
-        made.socket_dir.mkdir(mode=0o700)
-        yield made
-    except BaseException:
-        made.remove()
-        raise
-    finally:
-        os.close(handle)
+    return handle
+
+
+def _give_back(made: Claim, handle: int) -> None:
+    os.close(handle)
+    made.remove()
 
 
 @contextmanager
@@ -246,20 +277,38 @@ def records() -> list[Record]:
 def read_record(name: str) -> Record | None:
     """The record of one server, or None if there is none that can be read."""
     try:
-        text = (runtime_dir() / name / RECORD).read_text(encoding="utf-8")
-        return record_from_dict(json.loads(text))
+        return None if _is_newer(name) else record_from_dict(_written(name))
     except (OSError, *MALFORMED):
         return None
 
 
+def newer() -> list[str]:
+    """Names of servers that a newer llmlab has written down, in a form that is not known here."""
+    return [path.parent.name for path in runtime_dir().glob(f"*/{RECORD}") if _is_newer(path.parent.name)]
+
+
+def _is_newer(name: str) -> bool:
+    try:
+        version = _written(name)["version"]
+    except (OSError, *MALFORMED):
+        return False
+    return type(version) is int and version > _VERSION
+
+
+def _written(name: str) -> Any:
+    return json.loads((runtime_dir() / name / RECORD).read_text(encoding="utf-8"))
+
+
 def abandoned() -> list[str]:
-    """Names whose start died: no readable record, and nobody holds the lock."""
+    """Names whose start died: no readable record, not even for a newer llmlab, and nobody holds the lock."""
     root = runtime_dir()
     names = []
     with locked(root / ".lock"):
         for path in root.iterdir():
             # No server's name begins with a dot: that is where dry runs have their sockets.
             if path.name.startswith(".") or not path.is_dir() or read_record(path.name) is not None:
+                continue
+            if _is_newer(path.name):
                 continue
             try:
                 # A directory without a lock is none of ours.

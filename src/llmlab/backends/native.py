@@ -44,7 +44,7 @@ _SHELL = """
 dir=$1; shift
 (
   "$@" >"$dir/engine.log" 2>&1 </dev/null &
-  echo $! >"$dir/pid.new" && mv "$dir/pid.new" "$dir/pid"
+  echo $! >"$dir/pid.new" && mv "$dir/pid.new" "$dir/pid" || kill -9 $!
   wait $!
   echo $? >"$dir/exit"
 ) 2>/dev/null &
@@ -199,7 +199,29 @@ def remove_abandoned(claim: Claim) -> None:
 
 
 def remove_orphans() -> None:
-    """Nothing: all that belongs to a native server is in its directory."""
+    """End servers whose directory somebody has removed: nothing else leads to them any more.
+
+    Cleaners of /tmp do so. Where the system does not tell command lines by files, as on
+    macOS, they are not found.
+    """
+    mark = f"{runtime.runtime_dir()}/"
+    for entry in Path("/proc").glob("[0-9]*"):
+        command = _read(entry / "cmdline")
+        if mark not in command:
+            continue
+        claim = Claim(Path(mark, command.split(mark, 1)[1].split("/", 1)[0]))
+        process = runtime.process(int(entry.name))
+        named = str(claim.socket) in command.split("\0") and not claim.path.exists()
+        if named and process and _is_ours(process.pid):
+            _end(process, claim.path, 0)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process was started as servers are: its group's leader, a shell, has ended long ago."""
+    try:
+        return not Path(f"/proc/{os.getpgid(pid)}").exists()
+    except OSError:
+        return False
 
 
 def controls(record: Record) -> Receipt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal, cast
 
+from llmlab import runtime
 from llmlab.arguments import Arg
 from llmlab.backends import backend_names
 from llmlab.engines import engine_names
@@ -197,6 +198,10 @@ def ps(*, usage: bool = False) -> ServerList:
         usage: Add what each takes now: CPU, memory, tokens/s; takes half a second.
     """
     registry.sweep()
+    for name in runtime.newer():
+        reporter().note(
+            f"{name} was started by a newer llmlab and is left alone: use that one, or update this"
+        )
     records = registry.find_all()
     rows = [registry.status(record) for record in records]
     taken = measured.of(records) if usage else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from llmlab import backends, engines, runtime
@@ -146,13 +147,7 @@ def sweep() -> tuple[str, ...]:
                 backends.backend(record.backend).remove_abandoned(claim)
                 claim.remove()
                 swept.append(record.name)
-    for name in runtime.abandoned():
-        with suppress(LabError), runtime.hold(name, wait_s=0) as claim:
-            if claim and runtime.read_record(name) is None:
-                for place in backends.backend_names():
-                    backends.backend(place).remove_abandoned(claim)
-                claim.remove()
-                swept.append(name)
+    swept += [name for name in runtime.abandoned() if _remove_abandoned(name, found)]
     for place in backends.backend_names():
         with suppress(LabError):
             backends.backend(place).remove_orphans()
@@ -160,6 +155,21 @@ def sweep() -> tuple[str, ...]:
     if swept:
         reporter().note(f"removed {', '.join(swept)}: what started it has ended")
     return tuple(swept)
+
+
+def _remove_abandoned(name: str, found: Sequence[Record]) -> bool:
+    """Remove what a start that died has left under a name; whether that was it."""
+    known = next((record for record in found if record.name == name), None)
+    with suppress(LabError), runtime.hold(name, wait_s=0) as claim:
+        if claim and known and (claim.path / runtime.RECORD).exists():
+            # Its file is damaged, but its container carries the same in labels.
+            claim.write(known)
+        elif claim and runtime.read_record(name) is None:
+            for place in backends.backend_names():
+                backends.backend(place).remove_abandoned(claim)
+            claim.remove()
+            return True
+    return False
 
 
 def _state(record: Record) -> tuple[State, str, Found | None]:
