@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
@@ -103,6 +103,15 @@ def inventory(folder: Path) -> list[str]:
         listed = docker_api.connect().containers(f"{labels.USER}={runtime.scope()}")
         found += [f"container {' '.join(entry['Names'])}" for entry in listed]
     return found
+
+
+def long_ones_slow(notebooks: Sequence[Path]) -> list[Any]:
+    """Notebooks as parameters; those that take half a minute are run by `make test-slow` only."""
+    marks = {"03": pytest.mark.slow, "05": pytest.mark.slow}
+    return [
+        pytest.param(path, marks=[marks[path.stem[:2]]] if path.stem[:2] in marks else [], id=path.stem)
+        for path in notebooks
+    ]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from tools import binder, binder_lock, limits, notebooks
 from tools.binder_lock import BINDER, REPOSITORY
 
-from tests.conftest import missing
+from tests.conftest import long_ones_slow, missing
 
 NOTEBOOKS = notebooks.find()
 SCRIPTS = ("postBuild", "start")
@@ -174,7 +174,7 @@ def test_nothing_of_a_session_outlives_it(image):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", long_ones_slow(NOTEBOOKS))
 def test_a_notebook_runs_in_a_session_of_binders(path, image, tmp_path, record_property):
     (run,) = notebooks.run_in_binder([path], ["answered"], tmp_path, image)
     assert run.ok, run.problem

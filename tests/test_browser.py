@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.jupyterlab import jupyterlab, notebook, opened, run_cells
+from tests.jupyterlab import jupyterlab, notebook, opened, run_cells, themes
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "01-first-model.ipynb"
 WIDER_THAN_THEIR_CELL = """() => [...document.querySelectorAll('.jp-OutputArea-output')]
@@ -101,7 +101,7 @@ display(card.bundle(), raw=True)
 """
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("theme", themes("Light"))
 def test_the_first_notebook_in_jupyterlab(theme, tmp_path, artifacts, require_browser, require_engine):
     shutil.copy(NOTEBOOK, tmp_path / "first.ipynb")
     cells = json.loads(NOTEBOOK.read_text())["cells"]
@@ -137,7 +137,7 @@ def test_the_first_notebook_in_jupyterlab(theme, tmp_path, artifacts, require_br
     assert problems == []
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("theme", themes("Dark"))
 def test_models_and_their_progress_in_jupyterlab(theme, tmp_path, artifacts, require_browser, monkeypatch):
     (tmp_path / "views.ipynb").write_text(notebook(VIEWS))
     cells = json.loads(notebook(VIEWS))["cells"]

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.hostile import corpus
-from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells
+from tests.jupyterlab import jupyterlab, notebook, opened, ready, run_cells, themes
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -178,7 +178,7 @@ llmlab.stop(all=True);
 """
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("theme", themes("Dark"))
 def test_a_conversation_is_typed_streamed_stopped_reloaded_and_saved(  # noqa: PLR0915 - a session
     theme, tmp_path, artifacts, require_browser, require_engine
 ):

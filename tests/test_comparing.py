@@ -218,6 +218,7 @@ def test_two_engines_are_given_the_same_work_and_timed_by_one_clock(
     assert llmlab.ps().servers == ()
 
 
+@pytest.mark.slow
 def test_an_engine_without_times_is_compared_with_itself(require_engine, require_llama_cpp, quick):
     arm_ = "engine=llama-cpp-python,threads="
     seen = llmlab.compare("tiny", a=f"{arm_}1", b=f"{arm_}2", **FEW)

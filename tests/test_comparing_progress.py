@@ -279,6 +279,7 @@ def test_in_a_kernel_nothing_is_sent_and_no_thread_paints_within_a_measured_requ
     assert not any({"llmlab-output", "llmlab view"} & set(names) for names in threads), "none of them draws"
 
 
+@pytest.mark.slow
 def test_that_would_be_noticed(kernel, require_engine):
     """The same with a view whose clock ticks: so many messages fall into requests that none cannot be chance."""
     kernel.run(THREADS + TICKING)

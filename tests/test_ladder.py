@@ -156,6 +156,7 @@ class SlowClient:
         return replace(done, ttft_s=done.ttft_s + waited, total_s=done.total_s + waited)
 
 
+@pytest.mark.slow
 def test_a_slow_way_is_found_where_it_is(climb, model):
     def slow(made: Started) -> Started:
         return replace(made, client=SlowClient(made.client))
@@ -176,6 +177,7 @@ def test_a_slow_way_is_found_where_it_is(climb, model):
     assert not any("quota" in words or "page cache" in words for words in there.evidence)
 
 
+@pytest.mark.slow
 def test_a_quota_below_the_threads_is_blamed_for_what_it_does(require_docker, climb, model):
     found = climb(
         model, "sealed", candidate("tight", lambda how: replace(how, cpus=0.2)), tokens=80, threads=1

@@ -20,7 +20,7 @@ from tools.rehearsal import shown
 
 from llmlab import workshop
 from llmlab.workshop import lessons
-from tests.conftest import eventually
+from tests.conftest import eventually, long_ones_slow
 
 REPOSITORY = Path(__file__).parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -173,7 +173,7 @@ def test_the_instructors_answers_pass_every_task(path, require_engine, require_d
     assert not run.not_here
 
 
-@every_notebook
+@pytest.mark.parametrize("path", long_ones_slow(NOTEBOOKS))
 def test_each_wrong_answer_fails_and_a_hint_says_why(path, require_engine):
     run, _ = rehearsed(path, "native", "answered wrongly")
     assert run.ok, run.problem

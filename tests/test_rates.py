@@ -236,6 +236,7 @@ def test_what_there_is_no_room_for_is_not_measured(monkeypatch):
     assert "was not measured" in seen.notes[0]
 
 
+@pytest.mark.slow
 def test_models_with_their_fit(require_engine):
     """The whole list by the command line: measured once, then at hand."""
     found = json.loads(run_cli("models", "--fit", "--json").stdout)
