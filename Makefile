@@ -87,7 +87,7 @@ lock: ## Pin the dependencies anew in requirements.lock
 	UV_DEFAULT_INDEX="$${index:-$$UV_DEFAULT_INDEX}"; \
 	if [ -n "$$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi; \
 	build/uv/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.10 \
-	  --extra lab --extra build --extra llama --group dev --no-emit-package llama-cpp-python \
+	  --extra lab --extra build --extra classroom --extra llama --group dev --no-emit-package llama-cpp-python \
 	  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 	@if grep -nE '://|^-|^[^#]*@ ' requirements.lock; then echo "requirements.lock names an address" >&2; exit 1; fi

@@ -10,6 +10,7 @@ import llmlab
 from bench import (
     answering,
     auditing,
+    classroom,
     common,
     fitting,
     headers,
@@ -41,6 +42,7 @@ _ALL = {
     "panel": panel.run,
     "answering": answering.run,
     "learners": learners.run,
+    "classroom": classroom.run,
 }
 _CONTAINERS = {"starting", "transports", "auditing"}
 

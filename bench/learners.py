@@ -99,7 +99,7 @@ def _level(server: llmlab.Server, place: str, count: int) -> dict[str, Any]:
         for side in _ORDERS[pair % 2]:
             blocks[side].append(_block(server, side, count, seed=pair + 1))
     ours, bare = blocks["llmlab"], blocks["bare"]
-    ratio = _interval([a.tokens_per_s / b.tokens_per_s for a, b in zip(ours, bare, strict=True)])
+    ratio = interval([a.tokens_per_s / b.tokens_per_s for a, b in zip(ours, bare, strict=True)])
     found: dict[str, Any] = {
         "throughput_ratio": ratio,
         "bare_tokens_per_s": common.spread([block.tokens_per_s for block in bare], 0),
@@ -130,7 +130,8 @@ def _summed(blocks: Sequence[_Block]) -> dict[str, Any]:
     }
 
 
-def _interval(ratios: Sequence[float]) -> dict[str, Any]:
+def interval(ratios: Sequence[float]) -> dict[str, Any]:
+    """The mean of the ratios' logarithms with its 95 % t interval, as a ratio."""
     logs = [math.log(ratio) for ratio in ratios]
     mean = statistics.fmean(logs)
     half = t_quantile(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))

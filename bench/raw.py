@@ -45,17 +45,19 @@ def payload(prompt: str, *, max_tokens: int, temperature: float, seed: int) -> b
     ).encode()
 
 
-def chat(path: Path, body: bytes) -> Reading:
-    """Send a request, read the stream to its end."""
+def chat(place: Path | tuple[str, int], body: bytes, *, key: str = "") -> Reading:
+    """Send a request to a unix socket or a TCP port, read the stream to its end."""
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        f"{f'Authorization: Bearer {key}{chr(13)}{chr(10)}' if key else ''}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode()
     cpu, began = time.thread_time(), time.perf_counter()
     first = last = 0.0
     pieces, tail = 0, b""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
-        opened.connect(str(path))
+    family = socket.AF_INET if isinstance(place, tuple) else socket.AF_UNIX
+    with socket.socket(family, socket.SOCK_STREAM) as opened:
+        opened.connect(place if isinstance(place, tuple) else str(place))
         opened.sendall(head + body)
         while data := opened.recv(65536):
             # What begins in one packet may end in the next.

@@ -303,7 +303,7 @@ def test_llama_server_is_asked_for_exactly_so_many_tokens(server, client):
     assert (found.tokens, found.generated, found.prompt_tokens) == ((7, 8), 2, 3)
     assert (found.prompt_s, found.generated_s) == (0.004, 0.005)
     assert found.client_generated_s == pytest.approx(found.total_s - (found.ttft_s or 0))
-    assert found.client_generated_s >= 0.05
+    assert found.client_generated_s >= 0.04
 
 
 def test_llama_cpp_python_is_asked_in_its_own_words(server, client):

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
@@ -84,7 +85,8 @@ class Kernel:
             display_id = content.get("transient", {}).get("display_id", "")
             if kind == "update_display_data":
                 cell.updates += 1
-                cell.displays[display_id].update(content)
+                # It may belong to an earlier cell, such as a live view.
+                cell.displays.setdefault(display_id, {}).update(content)
             elif kind in {"stream", "display_data", "execute_result", "error"}:
                 output = {"kind": kind, **content}
                 cell.outputs.append(output)
@@ -111,8 +113,9 @@ class Kernel:
         return eval(cell.texts("stream")[0])  # noqa: S307 - what this test has printed
 
 
-@pytest.fixture
-def kernel(isolated_runtime) -> Iterator[Kernel]:
+@contextmanager
+def running_kernel() -> Iterator[Kernel]:
+    """A kernel of its own with the magic loaded."""
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         kernel = Kernel(manager, client)
@@ -124,6 +127,12 @@ def kernel(isolated_runtime) -> Iterator[Kernel]:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
+
+
+@pytest.fixture
+def kernel(isolated_runtime) -> Iterator[Kernel]:
+    with running_kernel() as kernel:
+        yield kernel
 
 
 @pytest.fixture

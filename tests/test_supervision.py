@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 
 import llmlab
-from llmlab.backends import Found, backend, docker_api, kernel_log, labels
+from llmlab import runtime
+from llmlab.backends import Found, backend, docker_api, kernel_log, labels, native
 from llmlab.client import queueing
+from llmlab.comparing import arms
 from llmlab.errors import ServerBusyError, ServerStoppedError, StartError, UsageError
 from llmlab.lab import ending
 from llmlab.lab.planning import parse_restart
 from llmlab.reporting import Reporter, reporting_to
+from llmlab.results import ServerList
 from llmlab.specs import Limits, Prediction
 from tests import examples
 from tests.conftest import eventually, inventory, kill, run_cli
 from tests.faults.contract import promise
+from tests.test_results import status
 
 NOW = 1_000_000_000.0
 
@@ -49,6 +53,20 @@ def _pid(server: llmlab.Server) -> int:
 def test_how_long_ago(seconds, text, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: NOW)
     assert ending.ago(NOW - seconds) == text
+
+
+def test_one_of_before_the_machine_was_restarted():
+    here = runtime.process(os.getpid())
+    assert here
+    earlier = replace(here, start=here.start.replace(here.start.split(":")[0], "another-boot"))
+    record = examples.record(name="a", backend="native", process=earlier)
+    found = backend("native").look(record)
+    assert not found.running
+    assert "started before this machine was" in found.detail
+    assert found.ended is None
+    assert backend("native").look(replace(record, process=replace(here, pid=2**22 + 1))).detail == (
+        "it is gone, and so is what would have seen it end"
+    )
 
 
 def _record(**changes):
@@ -79,6 +97,11 @@ def test_what_is_not_known_is_not_said():
     assert ending.told(replace(_record(), container_id="none"), found) == "its container is gone"
 
 
+def test_what_a_log_says_stays_one_harmless_line():
+    shown = str(ServerList((status("a", detail="its log: \x1b]0;mine\x07\nb: ready"),)))
+    assert shown.splitlines()[2:] == ["a: its log: \\x1b]0;mine\\x07 b: ready"]
+
+
 # Ends, for real
 
 
@@ -93,25 +116,37 @@ def test_what_is_not_known_is_not_said():
 def test_one_that_died_says_when_why_and_what_to_do(place, bound, isolated_runtime):
     server = llmlab.start("tiny", name="a", backend=place)
     kill(_pid(server))
-    eventually(lambda: server.status.state == "exited", bound)
+    with pytest.raises(ServerStoppedError, match=r"is not running: ended .* ago: exit code 137") as caught:
+        server.ask("What is a GPU?")
+    assert "start tiny --name a" in caught.value.hint
     status = server.status
+    assert status.state == "exited"
     assert status.detail.startswith("ended ")
     assert "killed by SIGKILL" in status.detail
     assert "start tiny --name a" in status.remedy
     up = status.uptime_s
     time.sleep(0.3)
     assert server.status.uptime_s == up, "what has ended grows no older"
-    with pytest.raises(ServerStoppedError, match=r"ended .* ago: exit code 137") as caught:
-        server.ask("What is a GPU?")
-    assert "start tiny --name a" in caught.value.hint
     shown = run_cli("ps").stdout
     assert "a: ended" in shown
     assert "start it again" in shown
     assert "what to do" in str(server.inspect())
-    assert llmlab.logs("a").lines
+    logs = run_cli("logs", "a")
+    assert logs.stdout
+    assert "note: a: ended" in logs.stderr
     assert llmlab.start("tiny", name="a", backend=place).ask("What is a GPU?", max_tokens=3).text
     llmlab.stop("a")
     assert inventory(isolated_runtime) == []
+
+
+def test_an_end_that_is_noticed_late_is_told_all_the_same(require_engine, monkeypatch):
+    server = llmlab.start("tiny", name="a", backend="native")
+    look = native.look
+    earlier = [look(server.record)] * 2
+    kill(_pid(server))
+    monkeypatch.setattr(native, "look", lambda record: earlier.pop() if earlier else look(record))
+    with pytest.raises(ServerStoppedError, match="is not running: ended"):
+        server.ask("What is a GPU?")
 
 
 @pytest.fixture
@@ -200,7 +235,7 @@ def test_who_waits_is_told_why(place):
             said.append(why)
 
     server = llmlab.start("synthetic:smollm2-135m:Q4_0", backend=place, slots=1, context=2048)
-    first = threading.Thread(target=lambda: server.ask("word " * 200, max_tokens=600))
+    first = threading.Thread(target=lambda: server.ask("word " * 200, max_tokens=300))
     first.start()
     eventually(lambda: (queue := _queue(server)) and queue.answering)
     with reporting_to(Listening()):
@@ -290,6 +325,30 @@ def test_one_that_never_gets_ready_is_not_tried_again_and_again(require_docker, 
 def test_the_dry_run_says_it_as_docker_does(require_docker, require_engine):
     shown = str(llmlab.start("tiny", backend="container", restart="on-failure:4", dry_run=True))
     assert "--restart on-failure:4" in shown
+
+
+def test_who_asks_while_it_is_started_anew_is_told_so(require_docker, require_engine):
+    server = llmlab.start("tiny", name="a", backend="container", restart="on-failure:3")
+    kill(_pid(server))
+    said = r"'a' (is being started anew; it has ended: exit code 137|died, and was started anew once)"
+    with pytest.raises(ServerStoppedError, match=said) as caught:
+        server.ask("What is a GPU?")
+    assert caught.value.hint == "ask again in a moment"
+    eventually(lambda: server.status.state == "ready")
+    assert server.ask("What is a GPU?", max_tokens=3).text
+
+
+def test_what_a_restart_is_told_as():
+    anew = Found(running=True, restarts=2, since=NOW)
+    assert not ending.is_anew(anew, NOW + 1)
+    assert ending.is_anew(anew, NOW - 1)
+    waits = Found(running=True, detail="it has ended: x", held="restarting", restarts=2)
+    assert ending.told(_record(), waits) == "it has ended: x; this is restart 2"
+
+
+def test_an_arm_of_a_comparison_is_not_started_anew():
+    with pytest.raises(UsageError, match="restart"):
+        arms.options("backend=container,restart=on-failure")
 
 
 @pytest.mark.parametrize("how", ["stop", "restart"])

@@ -116,7 +116,8 @@ def rows(**changes: Any) -> ServerList:
         "tokens_per_s": 41.3,
     }
     nothing = Usage(cpus=None, memory_mib=None, gpu_memory_mib=None, tokens_per_s=None)
-    return ServerList((status(usage=Usage(**{**known, **changes})), status("b", usage=nothing)))
+    used = Usage(**{**known, **changes})
+    return ServerList((status(detail="", usage=used), status("b", detail="", usage=nothing)))
 
 
 def test_the_table_has_a_column_for_each_and_unknown_is_no_zero():

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from llmlab.builds import build
     from llmlab.chatting import Chat, Exchange, chat
     from llmlab.checkup import doctor
+    from llmlab.classrooms import classroom
+    from llmlab.classrooms.joined import Room
+    from llmlab.classrooms.joining import join
     from llmlab.comparing import Comparison, compare
     from llmlab.comparing.predicting import Guess, Guessing, predict
     from llmlab.errors import AskInterrupted, LabError
+    from llmlab.exporting import KubernetesExport, export
     from llmlab.kits import kit
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
     from llmlab.library import models, pull, rm, verify
@@ -58,11 +62,15 @@ _EXPORTS = {
     "build": "builds",
     "doctor": "checkup",
     "kit": "kits",
+    "classroom": "classrooms",
+    "join": "classrooms.joining",
+    "export": "exporting",
     "preflight": "workshop.preflighting",
     "panel": "paneling",
     "reset": "workshop.resetting",
     "progress": "workshop.progressing",
     "Server": "lab",
+    "Room": "classrooms.joined",
     "Answer": "results",
     "Audit": "auditing",
     "Chat": "chatting",
@@ -76,6 +84,7 @@ _EXPORTS = {
     "Panel": "paneling",
     "DryRun": "results_dry_run",
     "Inspection": "results_isolation",
+    "KubernetesExport": "exporting",
     "Logs": "results",
     "ServerList": "results",
     "ServerStatus": "results",
@@ -96,10 +105,12 @@ __all__ = [
     "Guess",
     "Guessing",
     "Inspection",
+    "KubernetesExport",
     "LabError",
     "Logs",
     "Monitoring",
     "Panel",
+    "Room",
     "Server",
     "ServerList",
     "ServerStatus",
@@ -111,9 +122,12 @@ __all__ = [
     "audit",
     "build",
     "chat",
+    "classroom",
     "compare",
     "doctor",
+    "export",
     "inspect",
+    "join",
     "kit",
     "logs",
     "models",

@@ -239,6 +239,11 @@ class ServerStatus(Result):
     usage: Usage | None = None
     remedy: str = ""
 
+    @property
+    def remark(self) -> str:
+        """What is to be said beside its state, and what to do about it; "" for nothing."""
+        return "; ".join(filter(None, (self.detail, self.remedy)))
+
     def row(self) -> list[str]:
         """The cells of `ServerList.HEADER`."""
         return [
@@ -297,8 +302,9 @@ class ServerList(Result, Sequence[ServerStatus]):
 
     def _remarks(self) -> list[str]:
         """A line for each server of which there is more to say than fits into a row."""
-        said = ((row.name, "; ".join(filter(None, (row.detail, row.remedy)))) for row in self.servers)
-        return [f"{name}: {remark}" for name, remark in said if remark]
+        # What an engine's log says is of one line, and harmless, only here.
+        said = (f"{row.name}: {row.remark}" for row in self.servers if row.remark)
+        return [render.plain(" ".join(remark.split())) for remark in said]
 
     def _table(self) -> tuple[tuple[str, ...], list[list[str]]]:
         """Header and rows; what servers take stands there if it was asked for."""

@@ -189,11 +189,9 @@ def claim(name: str) -> Iterator[Claim]:
     # A directory without its lock held would look like one that a dead start has left.
     handle = uninterrupted(partial(_take, root, made), undo=partial(_give_back, made))
     try:
-        made.socket_dir.mkdir(mode=0o700)
-        yield made
-    except BaseException:
-        uninterrupted(made.remove, undo=lambda _: None)
-        raise
+        with undone(made.remove):
+            made.socket_dir.mkdir(mode=0o700)
+            yield made
     finally:
         os.close(handle)
 
@@ -349,6 +347,33 @@ def uninterrupted(function: Callable[[], T], undo: Callable[[T], object]) -> T:
         undo(made)
         raise KeyboardInterrupt
     return made
+
+
+@contextmanager
+def undone(undo: Callable[[], object]) -> Iterator[None]:
+    """Take back what was begun if the `with` block fails, also by Ctrl-C, which many press twice.
+
+    Args:
+        undo: Takes it back.
+    """
+    done = False
+
+    def once() -> None:
+        nonlocal done
+        if not done:
+            undo()
+            done = True
+
+    try:
+        try:
+            yield
+        except BaseException:
+            uninterrupted(once, lambda _: None)
+            raise
+    except BaseException:
+        # The second Ctrl-C may come before the first one has got to `uninterrupted`.
+        uninterrupted(once, lambda _: None)
+        raise
 
 
 def process(pid: int) -> Process | None:

@@ -21,6 +21,14 @@ from llmlab.backends import backend, docker_api, labels
 # What a process of Python's keeps open by itself, once it has been used.
 _OWN = ("/dev/urandom", "anon_inode:[eventpoll]", "/usr/share/zoneinfo")
 _ENGINES = ("docker.sock", "podman.sock")
+_KINDS = {
+    "processes": "process",
+    "containers": "container",
+    "sockets": "socket",
+    "files": "file",
+    "threads": "thread",
+    "descriptors": "descriptor",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +54,8 @@ class Inventory:
     def beyond(self, before: Inventory) -> list[str]:
         """What is here and was not there before, a line each."""
         return [
-            f"{kind[:-1]} {line}"
-            for kind in ("processes", "containers", "sockets", "files", "threads", "descriptors")
+            f"{one}: {line}"
+            for kind, one in _KINDS.items()
             for line in sorted(set(getattr(self, kind)) - set(getattr(before, kind)))
         ]
 

@@ -63,9 +63,7 @@ class Interrupting(Reporter):
         on_stage: Called in place of Ctrl-C.
     """
 
-    def __init__(
-        self, stage: str = "", *, called: str = "", on_stage: Callable[[], object] = ctrl_c
-    ) -> None:
+    def __init__(self, stage: str = "", *, called: str = "", on_stage: Callable[[], object] = ctrl_c) -> None:
         self._stage, self._called, self._on_stage = stage, called, on_stage
         self.told: list[str] = []
 
@@ -76,8 +74,4 @@ class Interrupting(Reporter):
 
     def asked(self, prompt: str, server: str) -> None:
         if self._called == "asked":
-            self._on_stage()
-
-    def text(self, piece: str) -> None:
-        if self._called == "text":
             self._on_stage()

@@ -44,7 +44,7 @@ def _process(folder: Path, _: Path) -> Iterator[str]:
     command = [sys.executable, "-c", "input()"]
     environment = {**os.environ, "LLMLAB_RUNTIME_DIR": str(folder)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as child:
-        yield "processe"
+        yield "process"
         assert child.stdin
         child.stdin.close()
         child.wait()

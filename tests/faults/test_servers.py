@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -96,8 +97,7 @@ def test_a_container_without_memory_is_told_with_its_figures(require_docker, req
     # The least that the kernel grants: what it holds cannot be taken from it, but it can grow no more.
     assert any(_limited(str(server.record.container_id), limit) for limit in range(12, 64, 2))
     with pytest.raises(ServerError) as caught:
-        for _ in range(50):
-            server.ask("container " * 300, max_tokens=50, timeout_s=bound)
+        _fill(server, bound)
     eventually(lambda: server.status.state == "exited", bound)
     assert "out of memory (the limit is " in server.status.detail
     assert "it held " in server.status.detail
@@ -108,6 +108,11 @@ def test_a_container_without_memory_is_told_with_its_figures(require_docker, req
     assert other.ask("What is a GPU?", max_tokens=3).text
     other.stop()
     works_again("container", bound)
+
+
+def _fill(server: llmlab.Server, timeout_s: float) -> None:
+    for _ in range(50):
+        server.ask("container " * 300, max_tokens=50, timeout_s=timeout_s)
 
 
 def _limited(container_id: str, limit_mib: int) -> bool:
@@ -143,7 +148,9 @@ def resume(server: llmlab.Server) -> None:
 def test_a_server_that_is_halted_in_mid_answer_is_told_and_can_be_stopped(place, bound):
     server = llmlab.start("tiny", name="a", backend=place)
     began = time.monotonic()
-    with pytest.raises(ServerBusyError, match=r"sent nothing for 1 s: it is (paused|halted).*lets it go on") as caught:
+    with pytest.raises(
+        ServerBusyError, match=r"sent nothing for 1 s: it is (paused|halted).*lets it go on"
+    ) as caught:
         asked_when(server, lambda: halt(server), timeout_s=1)
     assert time.monotonic() - began < bound
     assert caught.value.answer
@@ -197,7 +204,13 @@ _BY_DOCKER = [["stop", "-t", "1"], ["kill"], ["restart", "-t", "1"], ["rm", "-f"
 )
 def test_a_container_that_another_tool_ends_in_mid_answer(require_docker, require_engine, words, bound):
     server = llmlab.start("tiny", name="a", backend="container")
-    error = broken_off(server, lambda: docker(*words, str(server.record.container_id)), bound)
+
+    def ended() -> None:
+        docker(*words, str(server.record.container_id))
+        # Started anew, it finds that it may not make its socket again.
+        eventually(lambda: server.status.state in {"exited", "stopped"}, bound)
+
+    error = broken_off(server, ended, bound)
     assert isinstance(error, ServerStoppedError)
     assert "is not running" in error.message or "has been stopped" in error.message
     assert "start tiny --name a" in error.hint
@@ -219,12 +232,11 @@ def test_a_native_server_that_is_told_to_end_in_mid_answer(require_engine, bound
     process = pid(server)
 
     def ended() -> None:
-        # It hears the second time that it is to end at once.
-        os.kill(process, signal.SIGTERM)
-        time.sleep(0.5)
-        if server.status.state != "exited":
-            os.kill(process, signal.SIGTERM)
-        eventually(lambda: server.status.state == "exited", bound)
+        # The first time it waits for those whom it answers; the second time it ends.
+        while server.status.state != "exited":
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+            time.sleep(0.2)
 
     error = broken_off(server, ended, bound)
     assert isinstance(error, ServerStoppedError)

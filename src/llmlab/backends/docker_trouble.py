@@ -47,13 +47,15 @@ def knock(address: str | None = None) -> None:
         try:
             door.connect(host.removeprefix("unix://"))
             door.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-            door.recv(1)
+            said = door.recv(5)
         except PermissionError as error:
             raise _no_permission() from error
         except TimeoutError as error:
             raise _silence(host, patience_s) from error
         except OSError as error:
             raise _no_daemon(address, installed=isinstance(error, ConnectionRefusedError)) from error
+    if said and not b"HTTP/".startswith(said):
+        raise DaemonError(f"what answers at {host} is no container engine", hint=_INSTALL_HINT)
     _failed.pop(host, None)
 
 
@@ -115,9 +117,9 @@ def _no_daemon(address: str | None, *, installed: bool) -> DaemonError:
     if address and address != named:
         return DaemonError(f"no container engine answers at {address}", hint="start that engine again")
     where = f" at DOCKER_HOST={named}" if named else ""
-    return DaemonError(
-        f"no container engine answers{where}", hint=_START_HINT if installed else _INSTALL_HINT
-    )
+    # A socket at which nobody listens was made by an engine that is installed here.
+    here = installed and (named or "unix://").startswith("unix://")
+    return DaemonError(f"no container engine answers{where}", hint=_START_HINT if here else _INSTALL_HINT)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -143,6 +143,8 @@ def look(record: Record) -> Found:
     _wait(lambda: _read(exit_file).isdigit() or not exit_file.parent.exists(), _EXIT_S)
     code = _read(exit_file)
     if not code.isdigit():
+        if process and _is_of_another_boot(process):
+            return Found(running=False, detail="it was started before this machine was, or on another")
         return Found(running=False, detail="it is gone, and so is what would have seen it end")
     ended = None
     with suppress(OSError):
@@ -151,6 +153,12 @@ def look(record: Record) -> Found:
         return Found(running=False, detail=exit_detail(int(code)), ended=ended)
     memory = killed_for_memory(pid=process.pid, ended=ended) if process else None
     return Found(running=False, detail=base.killed_detail(memory), ended=ended, out_of_memory=memory is True)
+
+
+def _is_of_another_boot(process: Process) -> bool:
+    here = runtime.process(os.getpid())
+    boots = [each.start.split(":")[0] for each in (process, here) if each and ":" in each.start]
+    return len(set(boots)) > 1
 
 
 def verify(record: Record) -> Verify | None:

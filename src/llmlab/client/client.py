@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from llmlab.client import completing, queueing
+from llmlab.client import completing, queueing, reading
 from llmlab.client.connection import Cancel, Connection, Opener, Verify, gone, open_socket
 from llmlab.client.events import events
 from llmlab.client.exchange import ChatRequest, Completion, Progress
@@ -126,7 +126,8 @@ class Client:
             AskInterrupted: On Ctrl-C; the connection is closed and the server
                 is watched until it has stopped generating.
             ContextError: If the prompt is longer than the context.
-            RequestError: If the engine refuses the request.
+            RequestError: If the engine refuses the request, or does not send an
+                answer to it; what had come is in its `answer` attribute.
             ServerBusyError: If nothing comes for `timeout_s`; what had come is
                 in its `answer` attribute.
             ServerStoppedError: If the server is not there, or dies meanwhile;
@@ -151,10 +152,10 @@ class Client:
                 with self._begun(connection, progress, request.timeout_s, on_wait) as response:
                     if response.status != http.HTTPStatus.OK:
                         raise refused(self._name, response.status, response.read(_ERROR_BYTES))
-                    self._read(response, progress, on_text)
+                    reading.read(self._name, response, request, progress, on_text)
         except KeyboardInterrupt:
             raise self._interrupted(progress) from None
-        except _Unshown as error:
+        except reading.Unshown as error:
             # Writing to a closed pipe is no fault of the server's.
             raise error.reason from None
         except (OSError, http.client.HTTPException) as error:
@@ -168,7 +169,7 @@ class Client:
             if cancel.wanted:
                 raise self._interrupted(progress)
             answer = progress.answer("died")
-            raise gone(self._name, None, answer) if answer.text else self._empty()
+            raise gone(self._name, None, answer) if answer.text else reading.wordless(self._name)
         return progress.answer()
 
     def complete(
@@ -198,7 +199,9 @@ class Client:
         """
         asked = completing.completion(engine, prompt, tokens, seed)
         with self._posted(asked, timeout_s) as (sent, response):
-            return completing.read(self._name, engine, sent, self._unfailed(events(response)))
+            return completing.read(
+                self._name, engine, sent, reading.unfailed(self._name, events(response, timeout_s))
+            )
 
     def tokens_of(self, text: str, *, engine: EngineName = "llama-server", whole: bool = False) -> list[int]:
         """The token ids of a text, as the server tells them.
@@ -237,21 +240,6 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise gone(self._name, error) from error
 
-    def _unfailed(
-        self, found: Iterator[tuple[float, dict[str, Any]]]
-    ) -> Iterator[tuple[float, dict[str, Any]]]:
-        """The events as they are.
-
-        Raises:
-            RequestError: At the first that is an error.
-        """
-        for read_at, event in found:
-            if error := event.get("error"):
-                code = error.get("code") if isinstance(error, dict) else None
-                status = code if isinstance(code, int) else http.HTTPStatus.INTERNAL_SERVER_ERROR
-                raise refused(self._name, status, json.dumps(event).encode())
-            yield read_at, event
-
     def _begun(
         self,
         connection: Connection,
@@ -268,30 +256,6 @@ class Client:
             # While the request still waits with the others: once it is closed nobody knows who was before it.
             progress.queue = self.queue()
             raise
-
-    def _read(
-        self, response: http.client.HTTPResponse, progress: Progress, on_text: Callable[[str], None]
-    ) -> None:
-        for read_at, event in self._unfailed(events(response)):
-            try:
-                piece = progress.take(event, read_at)
-            except MALFORMED:
-                raise RequestError(
-                    f"server {self._name!r} sent an event of another form: {json.dumps(event)[:80]}"
-                ) from None
-            if piece:
-                try:
-                    on_text(piece)
-                except OSError as reason:
-                    raise _Unshown(reason) from None
-
-    def _empty(self) -> RequestError:
-        """The error for a stream that ended in order without a single piece."""
-        return RequestError(
-            f"server {self._name!r} ended its answer without a word",
-            # What llama-cpp-python's server does then, with status 200.
-            hint=f"the prompt may be longer than the context; see its log: llmlab logs {self._name}",
-        )
 
     def queue(self) -> queueing.Queue | None:
         """Who waits for it; None if it does not tell."""
@@ -357,14 +321,6 @@ def _await_bytes(opened: socket.socket, timeout_s: float, on_wait: Callable[[], 
             if time.monotonic() >= deadline:
                 raise TimeoutError
             on_wait()
-
-
-class _Unshown(Exception):  # noqa: N818 - carries an error, is none
-    """What `on_text` raised, so that it is not taken for an error of the connection."""
-
-    def __init__(self, reason: OSError) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def _ceil(seconds: float) -> float:

@@ -14,17 +14,23 @@ _READ_BYTES = 65536
 _EVENT_BYTES = 1 << 20
 
 
-def events(response: http.client.HTTPResponse) -> Iterator[tuple[float, dict[str, Any]]]:
+def events(response: http.client.HTTPResponse, timeout_s: float) -> Iterator[tuple[float, dict[str, Any]]]:
     """The JSON objects of a server-sent event stream, up to its `[DONE]`.
 
     Each with the moment at which it was read. Events that were read at once have
     the same moment: on a busy machine a whole answer may, and the time that it
     takes to look at them is no measure of the engine.
 
+    Args:
+        response: The stream.
+        timeout_s: Longest wait for the next event, seconds.
+
     Raises:
         RequestError: If an event is not a JSON object.
+        TimeoutError: If no event comes in time, whatever else does: comments keep a connection alive.
     """
     buffer = b""
+    heard = time.perf_counter()
     while data := response.read1(_READ_BYTES):
         read_at = time.perf_counter()
         buffer += data
@@ -44,3 +50,6 @@ def events(response: http.client.HTTPResponse) -> Iterator[tuple[float, dict[str
             if not isinstance(event, dict):
                 raise RequestError(f"the server sent something that is not an event: {text[:80]!r}")
             yield read_at, event
+            heard = time.perf_counter()
+        if time.perf_counter() - heard > timeout_s:
+            raise TimeoutError

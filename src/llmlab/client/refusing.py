@@ -36,7 +36,7 @@ def refused(name: str, status: int, body: bytes) -> RequestError:
             hint="shorten it, or start a server with a larger --context",
         )
     if status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-        return RequestError(f"server {name!r} refused the key ({status})")
+        return RequestError(f"server {name!r} refused the key ({status}): {message}")
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         return RequestError(
             f"server {name!r} is not ready: {message}", hint="wait until it has loaded its model"

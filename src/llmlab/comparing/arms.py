@@ -12,7 +12,8 @@ from llmlab.comparing.card import Arm, Inequality
 from llmlab.errors import UnknownNameError, UsageError
 from llmlab.specs import Record
 
-_NOT_FOR_ARMS = {"name", "dry_run", "keep", "force", "timeout_s", "slots", "expose"}
+# One that died and came back would be measured as if nothing had been.
+_NOT_FOR_ARMS = {"name", "dry_run", "keep", "force", "timeout_s", "slots", "expose", "restart"}
 _CONTAINER_ONLY = {"cpus", "memory", "profile", "pids", "root", "network", "user", "transport", "image"}
 # What follows from where a server runs, and what is asked for with each option: these are
 # compared, not unequal by mistake.

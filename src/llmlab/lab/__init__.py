@@ -230,7 +230,11 @@ def logs(name: Annotated[str | None, Arg(completes="server")] = None, *, tail: i
     Raises:
         UsageError: No such server.
     """
-    return Server(registry.select(name)).logs(tail=tail)
+    server = Server(registry.select(name))
+    shown = server.logs(tail=tail)
+    if detail := server.status.detail:
+        reporter().note(f"{server.name}: {detail}")
+    return shown
 
 
 def ask(

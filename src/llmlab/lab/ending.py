@@ -29,6 +29,8 @@ def ago(then: float) -> str:
 def told(record: Record, found: Found) -> str:
     """When and why a server ended, and what shows it: "ended 3 min ago: …"; of one that runs, its restarts."""
     if found.running:
+        if found.held == "restarting":
+            return f"{found.detail}; this is restart {found.restarts}"
         if found.held or not found.restarts:
             return found.detail
         last = f", last {ago(found.since)}" if found.since else ""
@@ -38,8 +40,24 @@ def told(record: Record, found: Found) -> str:
     return f"{when}{_why(record, found)}{tries}"
 
 
+def is_anew(found: Found, asked: float) -> bool:
+    """Whether it is being started anew, or was since a moment, in seconds since the epoch."""
+    return found.held == "restarting" or (found.running and (found.since or 0) >= asked)
+
+
+def failed(record: Record, found: Found) -> str:
+    """What has become of a server that did not answer."""
+    if found.held == "restarting":
+        return f"is being started anew; {told(record, found)}"
+    if found.running:
+        return f"died, and was {told(record, found)}"
+    return f"is not running: {told(record, found)}"
+
+
 def remedy(record: Record, found: Found) -> str:
     """What can be pasted to have it again, and on what condition that helps."""
+    if found.running:
+        return "ask again in a moment"
     again = f"start {record.spec.model.reference} --name {record.name}"
     if not found.out_of_memory:
         return f"see its log (logs {record.name}); start it again: {again}"

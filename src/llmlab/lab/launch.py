@@ -111,7 +111,8 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
     with _claim(wish.name, model.name) as claim:
         starting = decided.starting(wish, claim, owner=None if wish.keep else runtime.default_owner())
         record: Record | None = None
-        try:
+        # Ctrl-C as well: what was begun is taken back.
+        with runtime.undone(lambda: _take_back(place, claim, record)):
             record = place.start(starting)
             for note in record.notes:
                 reporter().note(note)
@@ -127,17 +128,18 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
                 reporter().note(note)
             record = replace(record, observed_mib=place.resident_mib(record), notes=(*record.notes, *there))
             claim.write(record)
-        except BaseException:
-            # Ctrl-C as well: what was begun is taken back.
-            with suppress(LabError):
-                if record:
-                    place.stop(record, grace_s=0)
-                else:
-                    place.remove_abandoned(claim)
-            raise
-    ledger.started(record)
-    reporter().stage("ready", f"{record.name} answers at {record.endpoint}")
+            ledger.started(record)
+            reporter().stage("ready", f"{record.name} answers at {record.endpoint}")
     return record
+
+
+def _take_back(place: Backend, claim: runtime.Claim, record: Record | None) -> None:
+    """Remove what was begun."""
+    with suppress(LabError):
+        if record:
+            place.stop(record, grace_s=0)
+        else:
+            place.remove_abandoned(claim)
 
 
 def _engine(wish: Wish) -> tuple[engines.Engine, list[str]]:

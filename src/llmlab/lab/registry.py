@@ -65,6 +65,11 @@ def client(record: Record) -> Client:
     return Client(record.name, record.endpoint, place.verify(record), place.opener(record))
 
 
+def is_gone(record: Record) -> bool:
+    """Whether this very server has been stopped, not only ended."""
+    return not any((each.name, each.created) == (record.name, record.created) for each in find_all())
+
+
 def status(record: Record) -> ServerStatus:
     """A server's row of `ps`."""
     state, detail, found = _state(record)
@@ -191,4 +196,7 @@ def _state(record: Record) -> tuple[State, str, Found | None]:
         )
     except EndpointError as error:
         return "lost", error.message, found
+    if healthy:
+        # A start that was killed has not come to this.
+        backends.backend(record.backend).settle(record)
     return ("ready" if healthy else "loading"), detail, found

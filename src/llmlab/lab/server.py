@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from llmlab import backends, render
-from llmlab.client import Cancel, ChatRequest, Client, queueing
+from llmlab.client import Cancel, ChatRequest
 from llmlab.errors import (
     AskInterrupted,
     BackendError,
@@ -19,7 +20,7 @@ from llmlab.errors import (
     ServerStoppedError,
     UsageError,
 )
-from llmlab.lab import ending, ledger, registry, requests
+from llmlab.lab import failing, ledger, registry, requests
 from llmlab.lab.doors import Doors
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Logs, ServerStatus, Stopped
@@ -64,6 +65,7 @@ class Server(Doors):
 
     def __init__(self, record: Record) -> None:
         self._record = record
+        self._entered = 0  # the process that has come into its `with` block
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ class Server(Doors):
     @property
     def status(self) -> ServerStatus:
         """How it fares now; looks anew each time."""
-        if self._is_gone():
+        if registry.is_gone(self._record):
             return replace(registry.status(self._record), state="stopped", detail="")
         return registry.status(self._record)
 
@@ -168,11 +170,13 @@ class Server(Doors):
             ServerError: As `ask`; what had come is in its `answer`.
         """
         synthetic = self._record.spec.model.synthetic
-        began = time.monotonic()
+        began, asked = time.monotonic(), time.time()
         try:
             client = registry.client(self._record)
             shown = _unshown if synthetic else on_text
-            answer = _shown(client.chat(request, shown, cancel, partial(self._waits, client)), synthetic)
+            answer = _shown(
+                client.chat(request, shown, cancel, partial(failing.waits, self._record, client)), synthetic
+            )
         except AskInterrupted as interrupted:
             interrupted.answer = _shown(interrupted.answer, synthetic)
             requests.note(self._record, began, interrupted.answer)
@@ -182,15 +186,17 @@ class Server(Doors):
                 error.answer = _shown(error.answer, synthetic)
                 requests.note(self._record, began, error.answer)
             if isinstance(error, ServerBusyError):
-                self._say_why(error)
-            raise (self._explained(error) if isinstance(error, ServerStoppedError) else error) from None
+                failing.say_why(self._record, error)
+            if isinstance(error, ServerStoppedError):
+                error = failing.explained(self._record, error, asked)
+            raise error from None
         ledger.answered(self._record, answer)
         requests.note(self._record, began, answer)
         return answer
 
     def stop(self, *, grace_s: float = 5.0) -> Stopped:
         """Stop it and remove everything that belongs to it; again does nothing."""
-        stopped = not self._is_gone() and registry.stop(self._record, grace_s=grace_s)
+        stopped = not registry.is_gone(self._record) and registry.stop(self._record, grace_s=grace_s)
         return Stopped(names=(self.name,) if stopped else ())
 
     def logs(self, *, tail: int | None = 50) -> Logs:
@@ -257,11 +263,13 @@ class Server(Doors):
 
     def __enter__(self) -> Server:  # noqa: PYI034 - typing.Self needs Python 3.11
         """The server itself."""
+        self._entered = os.getpid()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
-        self.stop()
+        """Stop it; a forked child that leaves the block, as by `sys.exit`, leaves it to its parent."""
+        if self._entered == os.getpid():
+            self.stop()
 
     def __repr__(self) -> str:
         """Its name and state."""
@@ -292,51 +300,3 @@ class Server(Doors):
             body += render.html_text(remark)
         html = render.html_card(self.name, body, side=render.html_state(status.state))
         return render.bundle(repr(self), html)
-
-    def _is_gone(self) -> bool:
-        return not any(
-            record.name == self.name and record.created == self._record.created
-            for record in registry.find_all()
-        )
-
-    def _waits(self, client: Client) -> None:
-        """Nothing has come yet: say why.
-
-        Raises:
-            ServerBusyError: If nothing will, since it is halted.
-        """
-        with suppress(BackendError):
-            found = backends.backend(self._record.backend).look(self._record)
-            if found.held == "paused":
-                raise ServerBusyError(f"server {self.name!r} does not answer")  # why, is said by `_say_why`
-        reporter().waiting(queueing.waiting(client.queue()))
-
-    def _say_why(self, error: ServerBusyError) -> None:
-        """Add why a server does not answer, if it is to be seen that it cannot."""
-        with suppress(BackendError):
-            found = backends.backend(self._record.backend).look(self._record)
-            if found.running and found.detail:
-                error.message += f": it is {found.detail}"
-
-    def _explained(self, error: ServerStoppedError) -> ServerStoppedError:
-        """The same error with the reason, where there is one to be seen."""
-        if self._is_gone():
-            better = ServerStoppedError(
-                f"server {self.name!r} has been stopped",
-                hint=f"start it again: start {self._record.spec.model.reference} --name {self.name}",
-            )
-        else:
-            try:
-                found = backends.backend(self._record.backend).look(self._record)
-            except BackendError:
-                return error
-            if found.running:
-                return error
-            log = self.logs(tail=5).lines
-            better = ServerStoppedError(
-                f"server {self.name!r} is not running: {ending.told(self._record, found)}",
-                hint=ending.remedy(self._record, found),
-                log_tail=log,
-            )
-        better.answer = error.answer
-        return better

@@ -7,6 +7,7 @@ is looked up again and again: those that come are added, those that go are remov
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections import deque
@@ -57,6 +58,10 @@ class Shared:
     """The sampler, the servers it looks at, and what was asked of them."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Nobody looks: at first, and in a forked child, whose parent's threads and locks are none of its own."""
         self._guard = threading.RLock()
         self._lookers: weakref.WeakSet[Looker] = weakref.WeakSet()
         self._watched: dict[str, _Watched] = {}
@@ -222,3 +227,5 @@ SHARED = Shared()
 """This process's."""
 
 atexit.register(SHARED.leave)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=SHARED.begin_anew)

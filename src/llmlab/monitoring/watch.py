@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from bisect import bisect_left, bisect_right
@@ -68,6 +69,7 @@ class Watch(Seen):
         self.compact = compact
         self.why = ""
         self._save = save
+        self._process = os.getpid()
         self._over = threading.Condition()
         self._when_over: list[Callable[[], None]] = []
         self._final: Monitoring | None = None
@@ -84,8 +86,9 @@ class Watch(Seen):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.stop()
+        """Stop; a forked child that leaves the block, as by `sys.exit`, has not begun it."""
+        if self._process == os.getpid():
+            self.stop()
 
     @property
     def running(self) -> bool:

@@ -52,6 +52,32 @@ def progress(
         return _collected(Path(collect).expanduser(), numbers)
     if name is not None and save is None:
         raise UsageError("--name is for a file that is saved", hint="add --save FILE")
+    found = Progress(lessons=_own(numbers), detailed=lesson is not None)
+    if save is not None:
+        _save(Path(save).expanduser(), to_hand_in(found, name or ""))
+        return Progress(lessons=found.lessons, detailed=found.detailed, saved=save)
+    return found
+
+
+def to_hand_in(found: Progress | None = None, name: str = "") -> dict[str, Any]:
+    """A learner's progress as plain JSON data; `learner_of` reads it.
+
+    Args:
+        found: The progress. Unset: in all lessons.
+        name: The learner's name.
+    """
+    lessons = found.lessons if found else _own(NUMBERS)
+    return {
+        "format": FORMAT,
+        "name": name,
+        "made": time.time(),
+        "containers": here().to_dict()["container"],
+        "lessons": {one.lesson.number: keeping.to_data(one.lesson.number, one.kept) for one in lessons},
+    }
+
+
+def _own(numbers: tuple[str, ...]) -> tuple[LessonProgress, ...]:
+    """What is kept on this machine."""
     mode = here()
     lessons = []
     for number in numbers:
@@ -59,11 +85,7 @@ def progress(
         lessons.append(
             LessonProgress(lesson=load(number), standing=standing(load(number), kept, mode), kept=kept)
         )
-    found = Progress(lessons=tuple(lessons), detailed=lesson is not None)
-    if save is not None:
-        _save(Path(save).expanduser(), found, name or "", mode.to_dict())
-        return Progress(lessons=found.lessons, detailed=found.detailed, saved=save)
-    return found
+    return tuple(lessons)
 
 
 def _chosen(lesson: str | None) -> tuple[str, ...]:
@@ -75,16 +97,9 @@ def _chosen(lesson: str | None) -> tuple[str, ...]:
     return (number,)
 
 
-def _save(path: Path, found: Progress, name: str, mode: dict[str, Any]) -> None:
+def _save(path: Path, data: dict[str, Any]) -> None:
     if path.exists() and _read(path) is None:
         raise UsageError(f"{path} is there and is no progress file", hint="choose another name for --save")
-    data = {
-        "format": FORMAT,
-        "name": name,
-        "made": time.time(),
-        "containers": mode["container"],
-        "lessons": {one.lesson.number: keeping.to_data(one.lesson.number, one.kept) for one in found.lessons},
-    }
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(json.dumps(data, indent=1), encoding="utf-8")
@@ -126,13 +141,25 @@ def _read(path: Path) -> Learner | None:
     try:
         if path.stat().st_size > _LONGEST_BYTES:
             return None
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return learner_of(json.loads(path.read_text(encoding="utf-8")), path.stem)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def learner_of(data: Any, name: str) -> Learner | None:
+    """What a learner has handed in; None if it is no progress of this version.
+
+    Args:
+        data: The content of a progress file.
+        name: The learner's name, where the file does not tell.
+    """
+    try:
         if data["format"] != FORMAT:
             return None
         made = float(data["made"])
         time.localtime(made)  # it is shown as a day, which a number may be too large for
         return Learner(
-            name=str(data.get("name") or path.stem)[:80],
+            name=str(data.get("name") or name)[:80],
             made=made,
             kept={
                 str(number): keeping.from_data(lesson)

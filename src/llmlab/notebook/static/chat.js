@@ -97,8 +97,13 @@ class ChatPage {
   }
 
   send(message) {
-    this.status.textContent = "";
-    this.talk.model.send(message);
+    try {
+      this.talk.model.send(message);
+      this.status.textContent = "";
+    } catch {
+      // A conversation lives in its kernel, and that has been restarted.
+      this.status.textContent = "The kernel has ended, and this conversation with it; run the cell again for a new one.";
+    }
   }
 
   button(name, words, title, act) {

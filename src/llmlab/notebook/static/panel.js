@@ -83,7 +83,7 @@ class PanelPage {
     document.addEventListener("visibilitychange", this.onVisibility);
     this.heartbeat = setInterval(() => this.isSeen() && this.seen(), SEEN_MS);
     this.clock = setInterval(() => this.tick(), 1000);
-    this.model.send({ t: "seen", view: this.id, on: true, new: true });
+    this.tell({ t: "seen", on: true, new: true });
   }
 
   isSeen() {
@@ -93,14 +93,22 @@ class PanelPage {
   seen() {
     const on = this.isSeen();
     if (on && !this.wasSeen) this.newest = performance.now();
-    this.model.send({ t: "seen", view: this.id, on, new: on && this.wasSeen === false });
+    this.tell({ t: "seen", on, new: on && this.wasSeen === false });
     this.wasSeen = on;
   }
 
   /** Tell the kernel what was clicked or filled in. */
   send(message) {
     this.waiting.set(`${message.t} ${message.server ?? ""}`, performance.now());
-    this.model.send({ ...message, view: this.id });
+    this.tell(message);
+  }
+
+  tell(message) {
+    try {
+      this.model.send({ ...message, view: this.id });
+    } catch {
+      // The kernel has been restarted, and there is nobody to tell; that nothing comes any more is said.
+    }
   }
 
   receive(message) {
@@ -188,7 +196,7 @@ class PanelPage {
   }
 
   destroy() {
-    this.model.send({ t: "seen", view: this.id, on: false });
+    this.tell({ t: "seen", on: false });
     for (const [event, handler] of this.handlers) this.model.off(event, handler);
     this.intersection.disconnect();
     this.sizes.disconnect();
