@@ -188,6 +188,14 @@ class ServerBehaviour:
         assert server.name == "a"
         assert server.ask("What is a GPU?", max_tokens=5).text
 
+    @promise(
+        part="Notebooks and kernels",
+        fault="A script or a plain Python that has started servers is killed (SIGKILL)",
+        sees="The next `ps` says which servers were removed, and why",
+        keeps="Servers that were started with `--keep`, or from a terminal",
+        cleans="The next `ps` or `start`, of any process, removes the others",
+        within_s=60,
+    )
     def test_servers_of_a_dead_owner_are_swept(self, place, isolated_runtime):
         script = f"""
             import llmlab, os, signal

@@ -19,6 +19,7 @@ from llmlab.testing.hub import Fault, Hub
 from llmlab.weights import store
 from tests import test_builds
 from tests.conftest import eventually
+from tests.faults.contract import promise
 from tests.test_audit import left_of_audits
 
 PATIENCE_S = 60
@@ -270,6 +271,14 @@ def test_the_stop_button_ends_a_wait_for_a_server_that_hangs(kernel, server):
     assert kernel.run('%llm ask k "What is a GPU?"').ok
 
 
+@promise(
+    part="Notebooks and kernels",
+    fault="The kernel is restarted",
+    sees="`ps` in the new kernel shows the servers as ready",
+    keeps="The servers: the new kernel asks and stops them as if they were its own",
+    cleans="Nothing is to be cleaned",
+    within_s=60,
+)
 def test_a_restarted_kernel_adopts_the_server(kernel, server):
     before = llmlab.lab.attach("k").record
     kernel.manager.restart_kernel(now=True)

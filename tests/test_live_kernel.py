@@ -22,6 +22,7 @@ from llmlab.telemetry.history import Series
 from llmlab.telemetry.metrics import HOST, Metric
 from llmlab.telemetry.recording import Recording
 from tests.conftest import eventually
+from tests.faults.contract import promise
 from tests.test_kernel import Kernel, kernel  # noqa: F401 - a fixture
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -234,6 +235,14 @@ def test_waiting_for_its_end_shows_it_live_and_the_result_once(page):
     assert "<svg" in page.updates[-1]["data"]["text/html"]
 
 
+@promise(
+    part="Notebooks and kernels",
+    fault="The kernel is shut down while a monitor is shown",
+    sees="A picture of what was seen, in the monitor's place",
+    keeps="What was seen until then, in the notebook",
+    cleans="The watch ends with its kernel",
+    within_s=60,
+)
 def test_a_kernel_that_ends_leaves_a_picture(page):
     page.run("seen = llmlab.monitor(hz=10)")
     page.until(lambda: len(page.told) > 2)

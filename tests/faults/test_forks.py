@@ -78,3 +78,30 @@ def test_a_child_that_ends_as_python_does_stops_nothing_of_its_parents(place, bo
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+HELD_SCRIPT = """
+import os, signal, sys, threading, llmlab
+from llmlab.monitoring.shared import SHARED
+held, over = threading.Event(), threading.Event()
+def hold():
+    with SHARED._guard:
+        held.set()
+        over.wait()
+with llmlab.monitor() as seen:
+    threading.Thread(target=hold).start()
+    held.wait()
+    if not (child := os.fork()):
+        signal.alarm(20)
+        sys.exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    over.set()
+sys.exit(code)
+"""
+
+
+def test_a_child_waits_for_no_lock_that_its_parent_held(isolated_runtime):
+    done = subprocess.run(
+        [sys.executable, "-c", HELD_SCRIPT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr or done.returncode

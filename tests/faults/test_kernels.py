@@ -238,7 +238,7 @@ time.sleep(600)
 
 @promise(
     part="Notebooks and kernels",
-    fault="The notebook server is killed, with its kernels or before them",
+    fault="The notebook server is killed (SIGKILL) while its kernels run",
     sees="The page loses its connection; the next `ps` says which servers were removed, and why",
     keeps="Servers that were started with `--keep`, or from a terminal",
     cleans="The kernel ends by itself; the next `ps` or `start`, of any process, removes the servers",
