@@ -189,13 +189,17 @@ def test_what_died_in_the_middle_goes_and_what_only_lies_beside_it_stays(clean, 
 
 
 def test_an_engine_that_does_not_answer_is_said_and_its_servers_are_kept(
-    require_engine, require_docker, clean, monkeypatch
+    require_engine, require_docker, clean, monkeypatch, isolated_runtime
 ):
-    llmlab.start("tiny", backend="container", name="boxed")
+    boxed = llmlab.start("tiny", backend="container", name="boxed")
     llmlab.start("tiny", backend="native", name="mine")
+    written = isolated_runtime / "boxed" / runtime.RECORD
+    record = written.read_text()
+    written.write_text(record.replace(str(boxed.record.container_engine), "unix:///nowhere/docker.sock"))
     with monkeypatch.context() as patch:
         patch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
         result = clean()
+    written.write_text(record)
     assert result.exit_status == 1
     assert "no container engine answers" in result.unseen[0]
     assert "Could not be looked at" in str(result)

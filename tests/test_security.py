@@ -229,7 +229,8 @@ MODULES = {
     "telnetlib",
 }
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "tempfile.mktemp", "torch.load",
-         "numpy.load", "np.load", "subprocess.getoutput", "subprocess.getstatusoutput"}  # fmt: skip
+         "numpy.load", "np.load", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all",
+         "yaml.unsafe_load", "yaml.unsafe_load_all", "subprocess.getoutput", "subprocess.getstatusoutput"}  # fmt: skip
 
 
 def dangers(source: str) -> list[str]:
@@ -237,7 +238,8 @@ def dangers(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
+            # Of yaml it is the calls that tell: to write it runs nothing.
+            found += [a.name for a in node.names if a.name.split(".")[0] in MODULES - {"yaml"}]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
             found.append(str(node.module))
         elif isinstance(node, ast.Call):
@@ -263,8 +265,9 @@ def test_no_file_of_llmlab_runs_data_or_a_shell():
     "source",
     ["import pickle", "from yaml import load", "eval(x)", "exec('x')", "import os\nos.system('ls')",
      "import subprocess\nsubprocess.run('ls', shell=True)", "subprocess.run(a, shell=wanted)",
-     "tar.extractall(folder)", "import numpy as np\nnp.load(path)"],
-    ids=range(9),
+     "tar.extractall(folder)", "import numpy as np\nnp.load(path)",
+     "import yaml\nyaml.load(text, Loader=yaml.Loader)"],
+    ids=range(10),
 )  # fmt: skip
 def test_what_would_be_found(source):
     assert dangers(source)

@@ -7,10 +7,12 @@ cannot ask.
 
 from __future__ import annotations
 
-from llmlab import runtime
+from llmlab import backends
 from llmlab.backends.docker_api import DockerApi
+from llmlab.errors import BackendError
 from llmlab.lab import registry
 from llmlab.reporting import reporter
+from llmlab.specs import Record
 from llmlab.workshop.resetting import files, images
 from llmlab.workshop.resetting.items import Found
 from llmlab.workshop.resetting.views import Reset
@@ -60,13 +62,10 @@ def _found(*, downloads: bool, builds: bool, progress: bool) -> tuple[list[Found
     engine, problem = images.connect()
     records = registry.find_all()
     names = {record.name for record in records}
-    found = list(files.servers(records))
-    unseen = []
-    if problem:
-        unseen.append(f"containers, images and volumes: {problem}")
-        hidden = [r for r in runtime.records() if r.backend == "container" and r.name not in names]
-        names |= {record.name for record in hidden}
-        found += images.unseen_servers(hidden)
+    hidden = [record for record in records if _is_hidden(record)]
+    found = list(files.servers([record for record in records if record not in hidden]))
+    found += images.unseen_servers(hidden)
+    unseen = [f"containers, images and volumes: {problem}"] if problem else []
     if engine:
         found += _in_engine(engine, {str(record.container_id) for record in records}, downloads=downloads)
     found += files.leftovers(names)
@@ -75,6 +74,15 @@ def _found(*, downloads: bool, builds: bool, progress: bool) -> tuple[list[Found
     found += files.cache(downloads=downloads, builds=builds)
     found += files.state(builds=builds, progress=progress)
     return found, unseen
+
+
+def _is_hidden(record: Record) -> bool:
+    """Whether its container engine does not answer."""
+    try:
+        backends.backend(record.backend).look(record)
+    except BackendError:
+        return True
+    return False
 
 
 def _in_engine(engine: DockerApi, servers: set[str], *, downloads: bool) -> list[Found]:
