@@ -31,7 +31,7 @@ _HEAD = (
 )
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps its plugins in sets
 class Collected:
     """What pytest has found and seen; it is given to pytest as a plugin.
 
