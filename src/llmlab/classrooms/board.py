@@ -85,7 +85,8 @@ class Board(Result):
         """One sentence."""
         rows = self.rows()
         counts = [(state, sum(row[1] == state for row in rows)) for state in _LOOKS]
-        return f"{len(rows)} learners" + "".join(f", {count} {state}" for state, count in counts if count)
+        who = "1 learner" if len(rows) == 1 else f"{len(rows)} learners"
+        return who + "".join(f", {count} {state}" for state, count in counts if count)
 
     def to_dict(self) -> dict[str, Any]:
         """What the process says, and each learner's progress."""

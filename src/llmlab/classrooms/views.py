@@ -133,7 +133,7 @@ class KeyList(Result):
         if not self.made:
             body += render.html_text(", ".join(self.learners) or "nobody")
         body += "".join(map(render.html_small, self._said()))
-        return render.html_card(f"Keys: {len(self.learners)} learners", body)
+        return render.html_card(f"Keys: {len(self.learners)} learner{'s' * (len(self.learners) != 1)}", body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
