@@ -23,11 +23,11 @@ FIND_BUILD := $(BIN)/python -c "import llmlab.builds as b; b.find_build()"
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lab demo notebooks docs test test-slow check format bench lock clean
+.PHONY: help setup engine lab demo notebooks docs test test-slow cluster-test check format bench lock clean
 
 help: ## List these targets
 	@echo "make TARGET, with TARGET one of"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/package $(STAMPS)/llama ## Make .venv, install everything, compile llama.cpp if needed
 	@if $(FIND_BUILD) 2>/dev/null; then echo "Ready."; \
@@ -52,12 +52,15 @@ notebooks: setup engine ## Run all notebooks in each mode; MODE="native containe
 
 # Two files at a time, then by themselves those that measure the machine (5: none was chosen).
 test: setup engine ## Run the tests; PYTEST="-k name" passes options on
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone and not slow" $(PYTEST); first=$$?; \
-	$(BIN)/python -m pytest -m "alone and not slow" $(PYTEST); \
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone and not slow and not cluster" $(PYTEST); first=$$?; \
+	$(BIN)/python -m pytest -m "alone and not slow and not cluster" $(PYTEST); \
 	case $$first$$? in 00|05|50) ;; *) exit 1 ;; esac
 
 test-slow: setup engine ## Run the tests that `make test` leaves out because they take long
-	$(BIN)/python -m pytest -m slow $(PYTEST)
+	$(BIN)/python -m pytest -m "slow and not cluster" $(PYTEST)
+
+cluster-test: setup engine ## Make three container engines, run lesson 08 and the tests of nodes and clusters (Linux, root)
+	$(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST)
 
 docs: $(STAMPS)/package ## Build the documentation's site in build/docs, and check its links without a network
 	@rm -rf build/docs

@@ -11,6 +11,7 @@ from bench import (
     answering,
     auditing,
     classroom,
+    cluster,
     common,
     fitting,
     headers,
@@ -20,6 +21,7 @@ from bench import (
     live,
     panel,
     sampling,
+    simulating,
     starting,
     streaming,
     synthetic,
@@ -43,6 +45,8 @@ _ALL = {
     "answering": answering.run,
     "learners": learners.run,
     "classroom": classroom.run,
+    "simulating": simulating.run,
+    "cluster": cluster.run,
 }
 _CONTAINERS = {"starting", "transports", "auditing"}
 

@@ -76,6 +76,8 @@ class ServerBehaviour:
 
     # The engine reports its slots, so that an interruption can be verified.
     tells_slots = True
+    # A word of its command line.
+    word = "--model"
     # What a prompt longer than the context leads to.
     too_long: type[RequestError] = ContextError
 
@@ -151,6 +153,7 @@ class ServerBehaviour:
     def test_two_processes_take_one_name_at_once(self, place):
         flags = ["--native" if place["backend"] == "native" else "--container", "--name", "a", "--json"]
         flags += ["--engine", place.get("engine", "llama-server")]
+        flags += ["--image", place["image"]] if "image" in place else []
         command = [sys.executable, "-m", "llmlab", "start", "tiny", *flags]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         codes = []
@@ -184,6 +187,7 @@ class ServerBehaviour:
     def test_a_server_started_elsewhere_is_adopted(self, place):
         flags = ["--native" if place["backend"] == "native" else "--container"]
         flags += ["--engine", place.get("engine", "llama-server")]
+        flags += ["--image", place["image"]] if "image" in place else []
         run_cli("start", "tiny", "--name", "a", *flags)
         server = llmlab.attach()
         assert server.name == "a"
@@ -486,7 +490,7 @@ class ServerBehaviour:
             seen = server.inspect()
             assert seen.record["spec"]["model"]["sha256"] == resolve("tiny").sha256
             assert seen.status.state == "ready"
-            assert "--model" in seen.command
+            assert self.word in seen.command
             assert "a" in str(seen)
             assert "sha256" in seen.to_html()
             json.dumps(seen.to_dict())

@@ -41,7 +41,7 @@ ALONE = frozenset(
     f"test_{name}.py"
     for name in (
         *("audit", "comparing", "comparing_progress", "container_stats", "energy", "kernel", "ladder"),
-        *("lesson_03", "lesson_05", "load"),
+        *("gpu_containers", "lesson_03", "lesson_05", "load"),
         *("monitoring", "newer_docker", "podman", "predict_browser", "predicting", "probe", "rates"),
         *("roofline", "sampler_faults", "telemetry", "telemetry_sources", "usage", "watch"),
     )

@@ -378,6 +378,11 @@ int nvmlDeviceGetMaxClockInfo(device *d, unsigned clock, unsigned *into)
     return tell_unsigned("nvmlDeviceGetMaxClockInfo", d, what, into);
 }
 
+int nvmlDeviceGetMemoryBusWidth(device *d, unsigned *into)
+{
+    return tell_unsigned("nvmlDeviceGetMemoryBusWidth", d, "bus.width", into);
+}
+
 int nvmlDeviceGetTemperatureV(device *d, int into[3])
 {
     double value;

@@ -46,6 +46,7 @@ A_GPU: dict[str, Any] = {
     "clock.sm.most": 1980,
     "clock.memory": 2600,
     "clock.memory.most": 2619,
+    "bus.width": 5120,
     "temperature": 51,
     "reasons": 4,
     "processes.compute": "",

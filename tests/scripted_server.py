@@ -1,4 +1,4 @@
-"""A small HTTP server on a unix socket that answers what it is told to, byte for byte."""
+"""A small HTTP server on a unix socket, or a port, that answers what it is told to, byte for byte."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ class Script:
         requests: Whole requests, in the order in which they came.
         connections: Number of connections that were made.
         path: Where the server listens.
+        address: The same for one with a port: `address:port`.
     """
 
     path: Path
     replies: dict[str, Reply] = field(default_factory=dict)
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
+    address: str = ""
 
 
 def chunk(data: bytes) -> bytes:
@@ -90,32 +92,56 @@ def in_turn(replies: Sequence[Reply]) -> Reply:
     return reply
 
 
+class _UnixServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = False
+
+
+class _PortServer(socketserver.ThreadingTCPServer):
+    daemon_threads = False
+    allow_reuse_address = True
+    request_queue_size = 512
+
+
 @contextmanager
 def scripted(path: Path) -> Iterator[Script]:
     """Serve on a unix socket until the end of the block."""
     script = Script(path)
+    with _UnixServer(str(path), _handler(script)) as server, _serving(server):
+        yield script
 
+
+@contextmanager
+def scripted_port(port: int = 0) -> Iterator[Script]:
+    """The same on a port of 127.0.0.1, 0 for any that is free."""
+    script = Script(Path())
+    with _PortServer(("127.0.0.1", port), _handler(script)) as server, _serving(server):
+        script.address = "{}:{}".format(*server.server_address)
+        yield script
+
+
+@contextmanager
+def _serving(server: socketserver.BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def _handler(script: Script) -> type[socketserver.BaseRequestHandler]:
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             script.connections += 1
-            request = _read_request(self.request)
-            if request:
-                script.requests.append(request)
-                # The client may hang up whenever it likes.
-                with suppress(BrokenPipeError, ConnectionResetError):
+            # The client may hang up whenever it likes.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                request = _read_request(self.request)
+                if request:
+                    script.requests.append(request)
                     script.replies[request.split(b" ", 2)[1].decode()](self.request)
 
-    class Server(socketserver.ThreadingUnixStreamServer):
-        daemon_threads = False
-
-    with Server(str(path), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield script
-        finally:
-            server.shutdown()
-            thread.join()
+    return Handler
 
 
 def _read_request(connection: socket.socket) -> bytes:
@@ -130,5 +156,8 @@ def _read_request(connection: socket.socket) -> bytes:
         if line.startswith(b"content-length:"):
             length = int(line.split(b":")[1])
             while len(body) < length:
-                body += connection.recv(65536)
+                more = connection.recv(65536)
+                if not more:
+                    return b""
+                body += more
     return head + b"\r\n\r\n" + body

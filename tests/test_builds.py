@@ -649,6 +649,8 @@ def test_error_lines_prefer_what_went_wrong():
     lines = ["[1/2] a", "x.cpp:1:2: error: no", *[f"note {i}" for i in range(50)], "ninja: build stopped."]
     assert compiling.error_lines(lines) == ["x.cpp:1:2: error: no"]
     assert compiling.error_lines(["one", "", "two"]) == ["one", "two"]
+    cmake = ['  Target "ggml-cuda" links to:', "", "    CUDA::cublas", "", "  but the target was not found."]
+    assert compiling.error_lines(cmake) == ["    CUDA::cublas", "  but the target was not found."]
 
 
 # --- the source -----------------------------------------------------------------

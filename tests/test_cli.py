@@ -71,7 +71,7 @@ USAGE = [
     (["strat"], "did you mean 'start'?"),
     (["ps", "--jsn"], "did you mean '--json'?"),
     (["start", "tinny"], "did you mean 'tiny'?"),
-    (["start", "--engine", "llama"], "did you mean 'llama-server'?"),
+    (["start", "--engine", "llama-serve"], "did you mean 'llama-server'?"),
     (["start", "--native", "--container"], "not allowed with"),
     (["start", "--native", "--memory", "1g"], "no limits"),
     (["start", "--memory", "lots"], "is not a size"),

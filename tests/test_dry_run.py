@@ -100,11 +100,14 @@ def test_every_profile_can_be_written(profile):
 def test_gpus_are_one_quoted_field():
     found = words(request("gpu", gpus="0,1"))
     assert found[found.index("--gpus") + 1] == '"device=0,1"'
-    assert words(request("gpu"))[words(request("gpu")).index("--gpus") + 1] == "all"
+    assert words(request("gpu"))[words(request("gpu")).index("--gpus") + 1] == "1"
+
+
+CDI = [{"ID": f"nvidia.com/gpu={index}"} for index in range(2)]
 
 
 def test_gpus_by_cdi_or_by_their_files_are_devices():
-    found = words(request("gpu", {"DiscoveredDevices": [{"ID": "nvidia.com/gpu=0"}]}, gpus="0,1"))
+    found = words(request("gpu", {"DiscoveredDevices": CDI}, gpus="0,1"))
     assert [found[i + 1] for i, word in enumerate(found) if word == "--device"] == [
         "nvidia.com/gpu=0",
         "nvidia.com/gpu=1",
@@ -112,7 +115,7 @@ def test_gpus_by_cdi_or_by_their_files_are_devices():
     files = DriverFiles(
         nodes=("/dev/nvidia0", "/dev/nvidiactl"), libraries={"libcuda.so.1": "/lib/libcuda.so.9"}
     )
-    found = words(request("gpu", {}, files, gpus="0"))
+    found = words(request("gpu", {}, files, gpus="device=0"))
     assert found[found.index("--device") + 1] == "/dev/nvidia0:/dev/nvidia0:rw"
     assert any("source=/lib/libcuda.so.9,target=/opt/libcuda.so.1" in word for word in found)
 

@@ -235,7 +235,8 @@ def test_gpus_are_asked_for_by_the_clusters_name_and_none_otherwise():
 
     assert not any("gpu" in name for name in limits())
     assert limits(profile="gpu")["nvidia.com/gpu"] == "1"
-    assert limits(gpus=2, gpu_resource="amd.com/gpu")["amd.com/gpu"] == "2"
+    for resource in ("amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe", "nvidia.com/mig-1g.10gb"):
+        assert limits(gpus=2, gpu_resource=resource)[resource] == "2"
     args = pod_of(objects(exported(gpus=1)))["containers"][0]["args"]
     assert int(args[args.index("--n-gpu-layers") + 1]) > 1
 
@@ -294,7 +295,7 @@ CHANGED: dict[str, Any] = {
     "scratch_exec": True,
     "share": ("pid",),
     "privileged": True,
-    "gpus": "0",
+    "gpus": "device=0",
     "init": False,
     "log_mib": 7,
     "mounts": (Mount(source="/", target="/host"),),
@@ -588,6 +589,7 @@ def test_in_a_notebook_the_differences_are_a_table_and_names_are_escaped(write):
         ({"gpu_layers": "all"}, "--gpu-layers needs a GPU"),
         ({"gpus": 1, "gpu_layers": "some"}, "no number of layers"),
         ({"gpu_resource": "intel.com/gpu"}, "no GPU resource"),
+        ({"gpu_resource": "nvidia.com/mig-big"}, "no GPU resource"),
         ({"memory": "lots"}, "not a size"),
         ({"cpus": 0}, "cpus is 0"),
         ({"slots": 0}, "slots is 0"),

@@ -1,131 +1,38 @@
-"""GPU requests to the field, by what an engine says of itself; what goes onto a GPU, and whether it got there."""
+"""What of a model goes onto a GPU, onto which, and what others were promised of it."""
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pytest
 
-from llmlab import machine
-from llmlab.builds.closure import parse_ldd
+from llmlab import machine, runtime
 from llmlab.engines import base, engine
 from llmlab.engines.base import Paths
 from llmlab.errors import MemoryFitError, UsageError
-from llmlab.isolation import gpus as requests
-from llmlab.isolation.gpus import DriverFiles
-from llmlab.isolation.profile import host_config
-from llmlab.lab import offload
-from llmlab.machine import Gpu
-from llmlab.profiles import SEALED, Mount, Profile
-from llmlab.specs import Limits
+from llmlab.isolation.gpus import RenderNode
+from llmlab.lab import gpu_choice, offload, reservations
+from llmlab.machine import Gpu, Slice
+from llmlab.profiles import parse_gpus
+from llmlab.specs import GivenGpus, Prediction
 from llmlab.weights import fit, outline
-from tests import examples
+from tests import examples, nvml_mock
 
-# What `GET /info` says on hosts with NVIDIA's toolkit, with CDI, in WSL2, and with Podman.
-HOSTS = Path(__file__).parent / "data" / "doctor"
-LDCONFIG = """3 libs found in cache `/etc/ld.so.cache'
-\tlibnvidia-gpucomp.so.580.95.05 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libnvidia-gpucomp.so.580.95.05
-\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libcuda.so.1
-\tlibcuda.so.1 (libc6) => /usr/lib/i386-linux-gnu/libcuda.so.1
-\tlibcudart.so.13 (libc6,x86-64) => /usr/local/cuda/lib64/libcudart.so.13
-"""
-HERE = DriverFiles(
-    nodes=("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-modeset"),
-    libraries={"libcuda.so.1": "/usr/lib/x86_64-linux-gnu/libcuda.so.580.1"},
-)
-LIMITS = Limits(memory_mib=512, cpus=1.0)
 SETTING = fit.Setting(context=4096, slots=1)
 MODEL = outline.of_shape("llama-3.1-8b", "Q4_0")
 ALL = MODEL.n_layers + 1
-
-
-def asked(host: str, gpus: str, files: DriverFiles | None = None) -> requests.GpuAccess:
-    info = json.loads((HOSTS / f"{host}.json").read_text(encoding="utf-8"))["engine"]["info"]
-    return requests.access(gpus, info, files, libraries_to="/opt/llama.cpp", podman="podman" in host)
-
-
-@pytest.mark.parametrize(
-    ("host", "files"),
-    [
-        ("wsl2-docker-desktop", None),
-        ("ubuntu-nvidia-no-toolkit", replace(HERE, hook=True)),
-        ("rootless-docker", None),
-    ],
-)
-def test_with_the_toolkits_runtime_the_request_is_that_of_docker_run_gpus(host, files):
-    found = asked(host, "0,2", files)
-    assert (found.way, found.mounts, found.note) == ("runtime", (), "")
-    assert found.host_config == {"DeviceRequests": [{"DeviceIDs": ["0", "2"], "Capabilities": [["gpu"]]}]}
-    assert asked(host, "all", files).host_config["DeviceRequests"][0]["Count"] == -1
-
-
-@pytest.mark.parametrize("host", ["ubuntu-nvidia-toolkit-cdi", "debian-podman-5.8", "rootless-docker"])
-def test_where_the_engine_knows_nvidias_devices_they_are_asked_for_by_their_cdi_names(host):
-    found = asked(host, "0,1", replace(HERE, cdi=True))
-    assert found.host_config == {
-        "DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]}]
-    }
-    assert requests.asked(found.host_config) == ("GPUs 0,1",)
-
-
-@pytest.mark.parametrize("host", ["ubuntu-nvidia-no-toolkit", "debian-podman-5.8", "debian12-docker-20.10"])
-def test_without_the_toolkit_device_files_and_libraries_are_named_one_by_one(host):
-    found = asked(host, "1", HERE)
-    assert found.way == "files"
-    assert [each["PathOnHost"] for each in found.host_config["Devices"]] == [
-        "/dev/nvidia1",
-        "/dev/nvidiactl",
-        "/dev/nvidia-uvm",
-    ]
-    assert {each["CgroupPermissions"] for each in found.host_config["Devices"]} == {"rw"}
-    assert found.mounts == (
-        Mount(source="/usr/lib/x86_64-linux-gnu/libcuda.so.580.1", target="/opt/llama.cpp/libcuda.so.1"),
-    )
-    assert "toolkit is not there" in found.note
-    assert requests.asked(found.host_config) == ("GPUs 1",)
-
-
-def test_on_another_machine_nothing_is_named_by_hand():
-    assert asked("debian12-docker-20.10", "0", None).way == "runtime"
-
-
-def test_a_request_stands_in_the_host_config_and_takes_no_control_away():
-    profile = Profile(gpus="1")
-    sealed, sent = (
-        host_config(SEALED, LIMITS, []),
-        host_config(profile, LIMITS, [], asked("debian12-docker-20.10", "1", HERE)),
-    )
-    assert "DeviceRequests" not in sealed
-    assert "Devices" not in sealed
-    assert {name for name in sent if sent[name] != sealed.get(name)} == {"Devices", "Mounts"}
-    assert all(mount["ReadOnly"] for mount in sent["Mounts"])
-
-
-def test_other_device_files_are_told_as_they_are():
-    assert requests.asked({"Devices": [{"PathInContainer": "/dev/sda"}]}) == ("/dev/sda",)
-
-
-def test_the_drivers_libraries_are_those_of_this_machines_kind():
-    found = requests.parse_ldconfig(LDCONFIG, ("libcuda.so.1", "libnvidia-gpucomp.so"))
-    assert found == {
-        "libcuda.so.1": "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
-        "libnvidia-gpucomp.so.580.95.05": "/usr/lib/x86_64-linux-gnu/libnvidia-gpucomp.so.580.95.05",
-    }
-
-
-def test_an_image_is_made_without_the_driver_that_belongs_to_the_machines_kernel():
-    text = "\tlibcuda.so.1 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x00007f)\n"
-    assert list(parse_ldd(text)) == ["libc.so.6"]
 
 
 @pytest.fixture
 def cards(monkeypatch):
     """A machine with two cards and a llama.cpp that was compiled for them."""
     found = (
-        Gpu(name="Small", total_mib=8192, free_mib=3000),
-        Gpu(name="Large", total_mib=24576, free_mib=20000),
+        Gpu(name="Small", total_mib=8192, free_mib=3000, uuid="GPU-small"),
+        Gpu(name="Large", total_mib=24576, free_mib=20000, uuid="GPU-large"),
     )
     monkeypatch.setattr(machine, "gpus", lambda: found)
     monkeypatch.setattr(offload, "_compiled_for", lambda: ("cuda",))
@@ -136,31 +43,31 @@ def decide(place="native", layers=None, gpus=None, **more) -> offload.Offload:
 
 
 def test_by_default_a_native_server_takes_all_layers_to_the_emptiest_card(cards):
-    assert decide() == offload.Offload(layers=ALL, gpus="1")
+    assert decide() == offload.Offload(layers=ALL, gpus="device=1", ids=("GPU-large",))
 
 
 def test_a_container_sees_no_card_that_was_not_asked_for(cards):
     assert decide("container") == offload.Offload()
-    assert decide("container", gpus="1") == offload.Offload(layers=ALL, gpus="1")
+    assert decide("container", gpus="1") == offload.Offload(layers=ALL, gpus="device=1", ids=("GPU-large",))
     with pytest.raises(UsageError, match="no GPU unless it is given one"):
         decide("container", layers="all")
 
 
 def test_what_does_not_fit_stays_on_the_cpu_and_a_note_says_so(cards):
-    found = decide(gpus="0")
+    found = decide(gpus="device=0")
     assert 0 < found.layers < ALL
-    assert f"{found.layers} of the {ALL} layers of big fit into the 3000 MiB" in found.notes[0]
+    assert f"{found.layers} of the {ALL} layers of big fit into the 3000 MiB that are left" in found.notes[0]
     fitting = fit.need(MODEL, replace(SETTING, gpu_layers=found.layers))
     one_more = fit.need(MODEL, replace(SETTING, gpu_layers=found.layers + 1))
     assert fitting.vram_mib <= 3000 < one_more.vram_mib
 
 
 def test_more_layers_than_fit_are_refused_with_the_number_that_would(cards):
-    most = decide(gpus="0").layers
-    with pytest.raises(MemoryFitError, match="3000 MiB are free") as told:
-        decide(gpus="0", layers="all")
+    most = decide(gpus="device=0").layers
+    with pytest.raises(MemoryFitError, match=r"3000 MiB are left: GPU 0 .Small. has 3000 MiB free") as told:
+        decide(gpus="device=0", layers="all")
     assert f"--gpu-layers {most} would fit" in str(told.value)
-    assert decide(gpus="0", layers="all", force=True).layers == ALL
+    assert decide(gpus="device=0", layers="all", force=True).layers == ALL
 
 
 @pytest.mark.parametrize(
@@ -168,7 +75,9 @@ def test_more_layers_than_fit_are_refused_with_the_number_that_would(cards):
     [
         ("many", None, "'many' is no number of layers"),
         ("-1", None, "no number"),
-        (None, "5", "there is no GPU 5"),
+        (None, "device=5", "there is no GPU 5"),
+        (None, "GPU-large", "no number of GPUs"),
+        (None, "3", "3 GPUs were asked for"),
     ],
 )
 def test_what_cannot_be_is_told_with_what_could(cards, layers, gpus, message):
@@ -178,12 +87,12 @@ def test_what_cannot_be_is_told_with_what_could(cards, layers, gpus, message):
 
 def test_a_container_cannot_be_given_a_card_that_there_is_not(cards):
     with pytest.raises(UsageError, match="there is no GPU 7") as told:
-        decide("container", gpus="7")
-    assert "0 (Small), 1 (Large)" in str(told.value)
+        decide("container", gpus="device=7")
+    assert "GPU 0 (Small), GPU 1 (Large)" in str(told.value)
 
 
 def test_zero_layers_use_no_gpu_wherever_it_runs(cards):
-    assert decide(layers="0") == decide("container", layers="0", gpus="0") == offload.Offload()
+    assert decide(layers="0") == decide("container", layers="0", gpus="device=0") == offload.Offload()
 
 
 def test_a_build_for_the_cpu_is_told_and_how_to_get_another(monkeypatch):
@@ -212,33 +121,6 @@ def test_llama_server_is_told_in_so_many_words_to_use_no_gpu():
     assert some[some.index("--n-gpu-layers") + 1] == "9"
 
 
-@pytest.mark.parametrize(
-    ("reported", "held", "told"),
-    [
-        ((33, 33), 5000.0, "on the GPU: 33 of 33 layers, and NVML shows its process with 5000 MiB there"),
-        (
-            (33, 33),
-            0.0,
-            "not known to run on the GPU, though that was asked for: NVML does not show its process there",
-        ),
-        (None, 0.0, "the engine does not say that it has put any layer there and NVML does not show"),
-        ((33, 33), None, "NVML does not tell which processes are there"),
-    ],
-)
-def test_on_the_gpu_is_said_only_where_engine_and_nvml_agree(monkeypatch, reported, held, told):
-    record = examples.record(spec=examples.spec(gpu_layers=33))
-    monkeypatch.setattr(offload, "_held_mib", lambda _: held)
-    assert told in offload.seen(record, reported)[0]
-    assert offload.seen(examples.record(), reported) == ()
-
-
-def test_the_drivers_files_are_known_by_their_names():
-    assert requests.is_drivers("/opt/llama.cpp/libcuda.so.1")
-    assert requests.is_drivers("/opt/llama.cpp/libnvidia-gpucomp.so.580.95.05")
-    assert not requests.is_drivers("/etc/shadow")
-    assert not requests.is_drivers("/opt/libcudart.so.13")
-
-
 # Layers, slots → MiB that NVML showed for llama-server's process on an H100 (bench/results/gpu).
 @pytest.mark.parametrize(
     ("shape", "slots", "seen_mib"),
@@ -249,3 +131,233 @@ def test_gpu_memory_is_predicted_as_it_was_seen(shape, slots, seen_mib):
     needed = fit.need(model, fit.Setting(context=4096, slots=slots, gpu_layers=model.n_layers + 1))
     assert needed.vram_mib == pytest.approx(seen_mib, rel=0.02)
     assert needed.parts["weights"] > 0  # the rows of the prompt's tokens are looked up here
+
+
+@pytest.mark.parametrize("words", ["device=GPU-large", "device=GPU-lar", "device=1", "0,1", "all", "2"])
+def test_gpus_are_found_by_number_and_by_uuid(cards, words):
+    found = decide("container", gpus=words)
+    assert "GPU-large" in found.ids
+    assert found.gpus is not None
+    # What is asked for by name is asked of the engine by that name.
+    assert found.gpus == {"0,1": "device=0,1", "2": "device=1,0"}.get(words, words)
+
+
+def test_on_another_machine_the_engine_is_asked_for_a_number(cards):
+    assert decide("container", gpus="1", elsewhere=True) == offload.Offload(layers=ALL, gpus="1")
+
+
+# Slices
+
+
+CUT = Gpu(
+    name="H100",
+    total_mib=81559,
+    free_mib=81000,
+    uuid="GPU-cut",
+    mig=True,
+    slices=(
+        Slice(index=0, uuid="MIG-aaaaaaaa", total_mib=9856, free_mib=9800),
+        Slice(index=1, uuid="MIG-bbbbbbbb", total_mib=9856, free_mib=9800),
+    ),
+)
+
+
+@pytest.mark.parametrize("words", ["1", "device=0", "device=GPU-cut"])
+def test_a_gpu_that_is_cut_is_given_by_its_slices_only(monkeypatch, words):
+    monkeypatch.setattr(machine, "gpus", lambda: (CUT,))
+    with pytest.raises(UsageError, match=r"GPU 0 .H100. is cut into MIG slices, and none is named") as told:
+        decide("container", gpus=words)
+    assert "device=0:0 (9800 MiB free), device=0:1" in told.value.hint
+
+
+def test_a_whole_gpu_is_taken_before_one_that_is_cut(monkeypatch):
+    whole = Gpu(name="Whole", total_mib=24576, free_mib=20000, uuid="GPU-whole")
+    monkeypatch.setattr(machine, "gpus", lambda: (CUT, whole))
+    assert decide("container", gpus="1").ids == ("GPU-whole",)
+
+
+@pytest.mark.parametrize("words", ["device=0:1", "device=MIG-bbbbbbbb"])
+def test_a_slice_is_asked_for_by_its_uuid_which_cuda_knows_as_well(monkeypatch, words):
+    monkeypatch.setattr(machine, "gpus", lambda: (CUT,))
+    found = decide("container", gpus=words)
+    assert (found.layers, found.gpus, found.ids) == (ALL, "device=MIG-bbbbbbbb", ("MIG-bbbbbbbb",))
+
+
+def test_a_slice_is_one_servers(monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: (CUT,))
+    with reservations.booking() as first:
+        first.take("alpha", decide("container", gpus="device=0:1").ids, 6000)
+        with pytest.raises(UsageError, match="slice 0:1 of H100 is taken by alpha") as told:
+            decide("container", gpus="device=0:1")
+        assert "stop alpha" in told.value.hint
+        assert decide("container", gpus="device=0:0").layers == ALL
+    assert decide("container", gpus="device=0:1").layers == ALL
+
+
+# What others were promised
+
+
+def test_two_starts_are_not_planned_into_the_same_memory(cards):
+    with reservations.booking() as first:
+        first.take("alpha", decide(gpus="device=1").ids, 18500)
+        then = decide(gpus="device=1")
+        assert 0 < then.layers < ALL
+        assert "GPU 1 (Large) has 20000 MiB free, of which are reserved: 18500 by alpha" in then.notes[0]
+        with pytest.raises(MemoryFitError, match=r"1500 MiB are left: .*18500 by alpha"):
+            decide(gpus="device=1", layers="all")
+    assert decide(gpus="device=1").layers == ALL
+
+
+def test_one_gpu_is_the_one_with_the_most_left_after_reservations(cards):
+    with reservations.booking() as first:
+        first.take("alpha", ("GPU-large",), 18500)
+        assert decide(gpus="1").ids == ("GPU-small",)
+
+
+def test_a_gpu_that_is_full_is_told_with_who_waits_for_its_memory(cards):
+    with reservations.booking() as first:
+        first.take("alpha", ("GPU-large",), 20000)
+        with pytest.raises(MemoryFitError, match=r"not one layer of big fits.*20000 by alpha") as told:
+            decide("container", gpus="device=1")
+        assert "--gpu-layers 0" in told.value.hint
+        assert decide("container", gpus="device=1", force=True).ids == ("GPU-large",)
+
+
+def test_a_promise_has_its_servers_name_when_it_has_one(cards):
+    with reservations.booking() as first:
+        first.take("tiny", ("GPU-large",), 100)
+        first.name("tiny-2")
+        assert reservations.outstanding() == {"GPU-large": {"tiny-2": 100}}
+        assert reservations.users() == {"GPU-large": ["tiny-2"]}
+
+
+def test_a_promise_ends_with_the_process_that_has_made_it(isolated_runtime):
+    code = "from llmlab.lab.reservations import Booking; Booking().take('alpha', ('GPU-x',), 5)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ), timeout=100)
+    assert list(isolated_runtime.glob(".gpus-*"))
+    assert reservations.outstanding() == {}
+    assert not list(isolated_runtime.glob(".gpus-*"))
+
+
+def test_a_damaged_promise_counts_as_none(isolated_runtime):
+    path = isolated_runtime / ".gpus-x.json"
+    path.write_text('{"server": 5}', encoding="utf-8")
+    assert reservations.outstanding() == {}
+    path.unlink()
+
+
+def test_only_one_start_decides_at_a_time():
+    order = []
+    with reservations.Booking().deciding(gpus=True):
+        code = (
+            "from llmlab.lab.reservations import Booking\n"
+            "with Booking().deciding(gpus=False): print('free', flush=True)\n"
+            "with Booking().deciding(gpus=True): print('decides', flush=True)\n"
+        )
+        other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert other.stdout
+        assert other.stdout.readline() == "free\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(1)
+        order.append("we")
+    assert other.stdout.readline() == "decides\n"
+    other.stdout.close()
+    assert other.wait(100) == 0
+
+
+def ready(name: str, vram_mib: int, gpu: str = "GPU-mock-0") -> None:
+    """A record of a native server that this very process stands for."""
+    record = examples.record(
+        name=name,
+        backend="native",
+        container_id=None,
+        owner=None,
+        process=runtime.process(os.getpid()),
+        gpus=GivenGpus(ids=(gpu,)),
+        predicted=Prediction(required_mib=1, resident_mib=1, ready_mib=1, vram_mib=vram_mib),
+    )
+    with runtime.claim(name) as claim:
+        claim.write(record)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The mock library, compiled once."""
+    return nvml_mock.build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.mark.parametrize(
+    ("listed", "left"),
+    [("{pid}:1000", {"GPU-mock-0": {"alpha": 4000}}), ("{pid}:5000", {}), ("{pid}:na", {}), ("1:700", None)],
+)
+def test_what_a_server_does_not_hold_yet_of_its_prediction_is_reserved(library, tmp_path, listed, left):
+    control = nvml_mock.Control(tmp_path / "control")
+    control.gpu(0)
+    code = """
+import os
+from llmlab.lab import holding, reservations
+from tests import test_gpus
+test_gpus.ready("alpha", 5000)
+control.set({"0.processes.compute": LISTED.format(pid=os.getpid())})
+found = reservations.outstanding(), reservations.users(), holding.counts_as_the_driver()
+from llmlab.runtime import Claim, runtime_dir
+Claim(runtime_dir() / "alpha").remove()
+tell(found)
+""".replace("LISTED", repr(listed))
+    outstanding, users, counts = nvml_mock.in_child(library, tmp_path / "control", code)
+    if left is None:
+        # A process that is not listed holds nothing, where both count processes alike.
+        left = {"GPU-mock-0": {"alpha": 5000}} if counts else {}
+    assert outstanding == left
+    assert users == {"GPU-mock-0": ["alpha"]}
+
+
+def test_a_gpu_that_is_lost_in_mid_run_is_told(library, tmp_path):
+    control = nvml_mock.Control(tmp_path / "control")
+    control.gpu(0)
+    control.gpu(1)
+    code = """
+from llmlab.lab import gpu_lost
+from llmlab.specs import GivenGpus, Prediction
+from tests import examples
+record = examples.record(gpus=GivenGpus(ids=("GPU-mock-1",)))
+told = [gpu_lost.told(record)]
+control.set({"1.error.*": 15})
+told += [gpu_lost.told(record), gpu_lost.told(examples.record())]
+tell(told)
+"""
+    before, after, without = nvml_mock.in_child(library, tmp_path / "control", code)
+    assert before == without == ""
+    assert "its GPU is lost: GPU-mock-1" in after
+    assert "Xid" in after
+
+
+# AMD's
+
+
+def test_amds_gpus_have_memory_and_reservations_too():
+    nodes = [
+        RenderNode(
+            path=f"/dev/dri/renderD{128 + index}",  # codespell:ignore
+            inside=f"/dev/dri/renderD{128 + index}",  # codespell:ignore
+            maker="amd",
+            address=f"0000:0{index}:00.0",
+            total_mib=16384,
+            free_mib=8000 + index,
+        )
+        for index in range(2)
+    ]
+    there = gpu_choice.render(nodes, {"0000:01:00.0": {"alpha": 5000}})
+    request = parse_gpus("amd")
+    [chosen] = gpu_choice.choose(request, there, {})
+    assert chosen.title == "AMD GPU 0 (/dev/dri/renderD128)"
+    assert gpu_choice.words(request, [chosen]) == "amd=0"
+    assert there[1].told().endswith("of which are reserved: 5000 by alpha")
+    with pytest.raises(UsageError, match="there is no GPU 2"):
+        gpu_choice.choose(parse_gpus("amd=2"), there, {})
+
+
+def test_a_build_for_nvidia_is_not_given_amds(cards):
+    with pytest.raises(UsageError, match="compiled for cuda, which is not for GPUs of amd") as told:
+        decide(gpus="amd")
+    assert "llmlab build --gpu hip" in told.value.hint

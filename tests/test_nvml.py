@@ -448,6 +448,19 @@ tell([*told, source.process_memory_mib([12, 13])])
     assert run(code) == [{"12": 500}, {"12": 500}, {"13": 700}]
 
 
+WHOLE: dict[str, Any] = {"minor": None, "mig": False, "slices": []}
+
+
+def test_the_machine_tells_the_slices_of_a_gpu_that_is_cut(control, run):
+    control.gpu(0, mig=7)
+    control.set({"0.1.memory.total": 4096, "0.1.memory.used": 96})
+    [gpu] = run("from dataclasses import asdict\ntell([asdict(gpu) for gpu in machine.gpus()])")
+    assert gpu["mig"] is True
+    assert gpu["slices"] == [
+        {"index": 1, "uuid": "MIG-mock-0-1", "total_mib": 4096, "free_mib": 4000, "instances": None}
+    ]
+
+
 def test_the_machine_tells_its_gpus(control, run):
     control.gpu(0)
     control.gpu(1, name="Another mock", memory_total=8192)
@@ -460,8 +473,8 @@ tell([told, left, machine.gpus()])
 """
     told, left, not_told = run(code)
     assert told == [
-        {"name": "Mock", "total_mib": 16384, "free_mib": 15384},
-        {"name": "Another mock", "total_mib": 8192, "free_mib": 7192},
+        {**WHOLE, "name": "Mock", "total_mib": 16384, "free_mib": 15384, "uuid": "GPU-mock-0"},
+        {**WHOLE, "name": "Another mock", "total_mib": 8192, "free_mib": 7192, "uuid": "GPU-mock-1"},
     ]
     assert left == 0
     assert not_told is None

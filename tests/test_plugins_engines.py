@@ -19,6 +19,7 @@ from llmlab.notebook import completion
 from llmlab.verbs import Verb
 from tests.conftest import run_cli
 
+BUILT_IN = ("llama-server", "llama-cpp-python", "ollama", "vllm")
 PAGE = Path(__file__).parent.parent / "docs" / "plugins.md"
 
 # A backend as short as can be: native processes that give way to others.
@@ -74,7 +75,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def test_without_plug_ins_there_are_the_built_in_ones():
-    assert engines.engine_names() == ("llama-server", "llama-cpp-python")
+    assert engines.engine_names() == BUILT_IN
     assert backends.backend_names() == ("native", "container")
 
 
@@ -126,7 +127,7 @@ def test_the_command_line_starts_it_offers_it_and_names_what_is_nearest(install)
 def test_completion_offers_it(install, monkeypatch):
     install(example())
     monkeypatch.setattr("llmlab.verbs.VERBS", {"start": Verb("start")})
-    assert completion.candidates(["start", "--engine"], "") == ["llama-server", "llama-cpp-python", "parrot"]
+    assert completion.candidates(["start", "--engine"], "") == [*BUILT_IN, "parrot"]
 
 
 def test_a_backend_of_another_package_starts_servers_and_finds_them(install, require_engine):
@@ -148,7 +149,7 @@ def test_a_backend_of_another_package_starts_servers_and_finds_them(install, req
 def test_what_is_built_in_cannot_be_replaced(install):
     install("raise SystemExit", "llama-server", package="usurper")
     install("raise SystemExit", "native", BACKENDS, package="pretender")
-    assert engines.engine_names() == ("llama-server", "llama-cpp-python")
+    assert engines.engine_names() == BUILT_IN
     assert engines.engine("llama-server").__name__ == "llmlab.engines.llama_server"  # type: ignore[attr-defined]
     assert backends.backend("native").__name__ == "llmlab.backends.native"  # type: ignore[attr-defined]
 
@@ -212,7 +213,7 @@ def test_two_packages_with_one_name_are_both_named(install):
 @pytest.mark.parametrize("name", ["Parrot", "par rot", "--parrot"])
 def test_what_cannot_be_typed_as_an_option_is_passed_over(install, name):
     install(example(), name, package="llmlab_odd")
-    assert engines.engine_names() == ("llama-server", "llama-cpp-python")
+    assert engines.engine_names() == BUILT_IN
 
 
 def test_a_backend_called_as_an_option_is_does_not_break_the_options(install):

@@ -49,7 +49,7 @@ def test_without_a_bridge_no_port_is_published():
         ({"name": "sealed", "network": "briged"}, "bridge"),
         ({"name": "sealed", "user": "root"}, "uid:gid"),
         ({"name": "sealed", "user": "0:0:0"}, "uid:gid"),
-        ({"name": "sealed", "gpus": "first"}, "indices"),
+        ({"name": "sealed", "gpus": "first"}, "device=0,1"),
         ({"name": "sealed", "pids": 64}, "96 or more"),
     ],
 )

@@ -13,11 +13,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import llmlab
-from bench import common
-from bench.gpu import summary
-from bench.gpu.models import REHEARSAL
-from bench.gpu.parts import PARTS, Part
+from bench.gpu.parts import BUNDLES, CARRIED, LIMIT_MIB, PARTS, REHEARSAL, Bundle, Part
 
 _OUT = Path(__file__).parents[2] / "build" / "gpu"
 _MINUTE = 60
@@ -27,16 +23,24 @@ _GRACE_S = 20
 def main() -> int:
     """Read the options; run, list, or do one part."""
     options = _options().parse_args()
-    unknown = [name for name in options.parts if name not in PARTS]
+    what, known = ("bundle", BUNDLES) if options.fetch else ("part", PARTS)
+    unknown = [name for name in options.parts if name not in known]
     if unknown:
-        print(f"no part {unknown[0]!r}; there are: {', '.join(PARTS)}", file=sys.stderr)
+        print(f"no {what} {unknown[0]!r}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
-    chosen = [PARTS[name] for name in options.parts or PARTS]
     if options.dry_run:
-        _list(chosen)
+        _list([PARTS[name] for name in options.parts or PARTS])
         return 0
+    if problem := _lacking():
+        print(problem, file=sys.stderr)
+        return 1
+    if options.fetch:
+        return _fetch(options.fetch, options.parts or list(BUNDLES))
+    chosen = [PARTS[name] for name in options.parts or PARTS]
     if options.engine:
         os.environ["LLMLAB_LLAMA_SERVER"] = str(options.engine.expanduser().resolve())
+    if options.carried:
+        os.environ[CARRIED] = str(options.carried.expanduser().resolve())
     if options.rehearse:
         os.environ[REHEARSAL] = "1"
     options.out.mkdir(parents=True, exist_ok=True)
@@ -54,6 +58,13 @@ def _options() -> argparse.ArgumentParser:
         type=Path,
         help="a llama-server that was compiled for this GPU; the part build is not needed then",
     )
+    parser.add_argument(
+        "--fetch",
+        type=Path,
+        metavar="FOLDER",
+        help=f"bring bundles here, to be carried: {', '.join(BUNDLES)}",
+    )
+    parser.add_argument("--carried", type=Path, metavar="FOLDER", help="the folder that --fetch has filled")
     parser.add_argument(
         "--limit",
         type=float,
@@ -76,10 +87,40 @@ def _list(chosen: list[Part]) -> None:
     for part in chosen:
         print(f"{part.name:<12} {part.about_s:>4.0f} s  {part.what}; needs {part.needs}")
     print(f"{'in all':<12} {sum(part.about_s for part in chosen):>4.0f} s")
+    print(f"\nTo be carried to a machine without a network, at most {LIMIT_MIB} MiB a call (--fetch FOLDER):")
+    for bundle in BUNDLES.values():
+        _show(bundle, [part.name for part in chosen if bundle.name in part.carried])
+
+
+def _show(bundle: Bundle, parts: list[str]) -> None:
+    if parts:
+        print(f"{bundle.name:<12} {bundle.about_mib:>3.0f} MiB  {bundle.what}; for {', '.join(parts)}")
+
+
+def _lacking() -> str:
+    """What to do if llmlab's Python packages are not here; "" if they are."""
+    try:
+        import_module("llmlab.lab")
+    except ImportError as error:
+        return (
+            f"llmlab's Python packages are not here ({error}). With a network: pip install -e . Without: "
+            "python3 -m venv VENV; VENV/bin/pip install --no-index FOLDER/python/*.whl; PYTHON=VENV/bin/python bench/gpu/run"
+        )
+    return ""
+
+
+def _fetch(folder: Path, names: list[str]) -> int:
+    carrying, errors = import_module("bench.gpu.carrying"), import_module("llmlab.errors")
+    try:
+        return int(carrying.fetch(folder, names))
+    except errors.LabError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def _all(chosen: list[Part], out: Path, limit_s: float) -> int:
     """Each part in turn; the summary is written anew after each, so that it is there whatever happens."""
+    summary = import_module("bench.gpu.summary")
     began = time.monotonic()
     failed = 0
     for part in chosen:
@@ -115,6 +156,7 @@ def _ended(process: subprocess.Popen[bytes], limit_s: float) -> int:
 
 def _do(part: Part, out: Path) -> int:
     """One part, with servers of its own that end with it."""
+    llmlab, common = import_module("llmlab"), import_module("bench.common")
     function = getattr(import_module(f"bench.gpu.{part.module}"), part.name)
     with tempfile.TemporaryDirectory(prefix="llm-") as folder, tempfile.TemporaryDirectory() as state:
         os.environ["LLMLAB_RUNTIME_DIR"] = folder

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import llmlab
-from bench.gpu import models
+from bench.gpu import carrying, models
 from llmlab import machine as this_machine
 from llmlab import nvml
 
@@ -54,6 +54,7 @@ def machine(_out: Path) -> dict[str, Any]:
 
 def build(_out: Path) -> dict[str, Any]:
     """Compile llama.cpp for this card, unless that was done."""
+    carrying.put_source()
     found: dict[str, Any] = llmlab.build(gpu="cuda").to_dict()
     found["build"].pop("files", None)
     return found
@@ -66,11 +67,27 @@ def roofs(_out: Path) -> dict[str, Any]:
         if not os.environ.get("LLMLAB_ROOFS"):
             source = Path(__file__).with_name("roofs.cu")
             nvcc = os.environ.get("CUDACXX", "nvcc")
-            subprocess.run([nvcc, "-O3", "-arch=native", str(source), "-lcublas", "-o", program], check=True)
-        done = subprocess.run([program], check=True, capture_output=True, text=True)
+            _ran([nvcc, "-O3", "-arch=native", str(source), "-lcublas", "-o", program], "nvcc and cuBLAS")
+        done = _ran([program], "a GPU and its driver")
     found: dict[str, Any] = json.loads(done.stdout)
     print(done.stdout)
     return found
+
+
+def _ran(command: list[str], needs: str) -> subprocess.CompletedProcess[str]:
+    """What a program has printed.
+
+    Raises:
+        LabError: If it fails, or is not there.
+    """
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    except OSError as error:
+        raise llmlab.LabError(f"{command[0]}: {error.strerror}", hint=f"this part needs {needs}") from None
+    if done.returncode:
+        tail = (done.stderr + done.stdout).splitlines()[-4:]
+        raise llmlab.LabError(f"{command[0]} failed", hint=f"this part needs {needs}", log_tail=tail)
+    return done
 
 
 def instruments(_out: Path) -> dict[str, Any]:

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import llmlab
+from bench.gpu.parts import REHEARSAL
 from llmlab.client import Completion
 from llmlab.lab import registry
-
-REHEARSAL = "LLMLAB_GPU_REHEARSAL"
-"""If this variable is set, a small model runs on the CPU: that tries the script, and measures nothing."""
 
 _TRIED = bool(os.environ.get(REHEARSAL))
 SMALL = "synthetic:smollm2-135m:Q4_0" if _TRIED else "synthetic:llama-3.2-1b:Q4_0"

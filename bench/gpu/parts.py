@@ -1,8 +1,15 @@
-"""What there is to measure. Each part stands alone; each leaves NAME.json."""
+"""What there is to measure, and what has to be carried to a machine without a network. Nothing is imported for that."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+LIMIT_MIB = 64
+"""Most that is carried in one call."""
+REHEARSAL = "LLMLAB_GPU_REHEARSAL"
+"""If this variable is set, a small model runs on the CPU: that tries the script, and measures nothing."""
+CARRIED = "LLMLAB_GPU_CARRIED"
+"""The variable that names the folder that was carried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +21,7 @@ class Part:
         module: Where that is, in this package.
         what: What it measures.
         needs: What it needs besides Python and the packages.
+        carried: Bundles that bring it what the machine may lack.
         about_s: Seconds it took on one H100 with 16 CPUs; `build` on 16 CPUs.
     """
 
@@ -21,8 +29,33 @@ class Part:
     module: str
     what: str
     needs: str
+    carried: tuple[str, ...] = ("python",)
     about_s: float
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What is carried to a machine without a network.
+
+    Attributes:
+        name: What it is called, and its folder.
+        what: What it is.
+        about_mib: Its size when it was last fetched.
+    """
+
+    name: str
+    what: str
+    about_mib: float
+
+
+_BUNDLES = (
+    Bundle(name="python", what="llmlab's Python packages, as wheels for Python 3.12", about_mib=52),
+    Bundle(
+        name="source", what="llama.cpp's source without what is not compiled, CMake and Ninja", about_mib=36
+    ),
+    Bundle(name="engine", what="Debian's packages of Docker Engine, containerd and runc", about_mib=63),
+)
+BUNDLES = {bundle.name: bundle for bundle in _BUNDLES}
 
 _LIST = (
     Part(
@@ -36,8 +69,8 @@ _LIST = (
         name="build",
         module="looking",
         what="llama.cpp compiled for the card at hand",
-        needs="nvcc, cuBLAS, a C++ compiler, CMake, and the source package: PIP_FIND_LINKS=FOLDER PIP_NO_INDEX=1 "
-        "where there is no network",
+        needs="nvcc, cuBLAS, a C++ compiler, CMake, Ninja, and llama.cpp's source",
+        carried=("python", "source"),
         about_s=400,
     ),
     Part(
@@ -58,14 +91,14 @@ _LIST = (
         name="recordings",
         module="serving",
         what="idle, load, prefill, decode and 8 requests at once, 60 s each of a 1 B and an 8 B model",
-        needs="a llama-server for this GPU",
+        needs="a llama-server for this GPU, 6 GB of disk",
         about_s=180,
     ),
     Part(
         name="rates",
         module="serving",
         what="prefill and decode against the roofline, GPU memory against its prediction",
-        needs="a llama-server for this GPU, and the part roofs before it",
+        needs="a llama-server for this GPU, the part roofs before it, 6 GB of disk",
         about_s=60,
     ),
     Part(
@@ -79,7 +112,8 @@ _LIST = (
         name="containers",
         module="arms",
         what="sealed in a container with one GPU against native on it, by the comparison's protocol",
-        needs="a llama-server for this GPU and a container engine",
+        needs="a llama-server for this GPU and a container engine: bench/gpu/engine starts a carried one, as root",
+        carried=("python", "engine"),
         about_s=200,
     ),
 )

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from llmlab.classrooms import classroom
     from llmlab.classrooms.joined import Room
     from llmlab.classrooms.joining import join
+    from llmlab.clusters import ClusterStatus, cluster
     from llmlab.comparing import Comparison, compare
     from llmlab.comparing.predicting import Guess, Guessing, predict
     from llmlab.errors import AskInterrupted, LabError
     from llmlab.exporting import KubernetesExport, export
     from llmlab.kits import kit
     from llmlab.lab import Server, ask, attach, inspect, logs, ps, start, stop
+    from llmlab.lab.nodes import NodeList, NodeStatus, nodes
     from llmlab.library import models, pull, rm, verify
     from llmlab.monitoring import Monitoring, Watch, monitor
     from llmlab.paneling import Panel, panel
@@ -48,6 +50,7 @@ _EXPORTS = {
     "ps": "lab",
     "inspect": "lab",
     "logs": "lab",
+    "nodes": "lab.nodes",
     "ask": "lab",
     "chat": "chatting",
     "attach": "lab",
@@ -62,6 +65,7 @@ _EXPORTS = {
     "build": "builds",
     "doctor": "checkup",
     "kit": "kits",
+    "cluster": "clusters",
     "classroom": "classrooms",
     "join": "classrooms.joining",
     "export": "exporting",
@@ -71,6 +75,7 @@ _EXPORTS = {
     "progress": "workshop.progressing",
     "Server": "lab",
     "Room": "classrooms.joined",
+    "ClusterStatus": "clusters",
     "Answer": "results",
     "Audit": "auditing",
     "Chat": "chatting",
@@ -86,6 +91,8 @@ _EXPORTS = {
     "Inspection": "results_isolation",
     "KubernetesExport": "exporting",
     "Logs": "results",
+    "NodeList": "lab.node_views",
+    "NodeStatus": "lab.node_views",
     "ServerList": "results",
     "ServerStatus": "results",
     "Stopped": "results",
@@ -99,6 +106,7 @@ __all__ = [
     "Audit",
     "AuditComparison",
     "Chat",
+    "ClusterStatus",
     "Comparison",
     "DryRun",
     "Exchange",
@@ -109,6 +117,8 @@ __all__ = [
     "LabError",
     "Logs",
     "Monitoring",
+    "NodeList",
+    "NodeStatus",
     "Panel",
     "Room",
     "Server",
@@ -123,6 +133,7 @@ __all__ = [
     "build",
     "chat",
     "classroom",
+    "cluster",
     "compare",
     "doctor",
     "export",
@@ -132,6 +143,7 @@ __all__ = [
     "logs",
     "models",
     "monitor",
+    "nodes",
     "panel",
     "predict",
     "preflight",

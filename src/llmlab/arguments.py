@@ -21,7 +21,7 @@ class Arg:
     """
 
     metavar: str = ""
-    completes: Literal["server", "model", "path", ""] = ""
+    completes: Literal["server", "model", "node", "path", ""] = ""
     choices_as_flags: bool = False
     positional: bool = False
     choices: Callable[[], Sequence[str]] | None = None

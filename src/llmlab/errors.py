@@ -195,7 +195,15 @@ class EndpointError(ServerError):
 
 
 class RequestError(ServerError):
-    """The engine refused the request."""
+    """The engine, or a classroom, refused the request.
+
+    Attributes:
+        code: A classroom's word for the reason, such as "revoked_api_key"; "" if there is none.
+        retry_after_s: When it may work, in seconds; None if that was not said.
+    """
+
+    code: str = ""
+    retry_after_s: float | None = None
 
 
 class ContextError(RequestError):

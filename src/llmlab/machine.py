@@ -30,6 +30,25 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of a GPU that MIG (Multi-Instance GPU) has made.
+
+    Attributes:
+        index: Its number on that GPU.
+        uuid: What it is known by for ever; None if that is not told.
+        total_mib: Its memory.
+        free_mib: What of it is free now.
+        instances: The numbers of its GPU instance and its compute instance; None if they are not told.
+    """
+
+    index: int
+    uuid: str | None
+    total_mib: int
+    free_mib: int
+    instances: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One GPU.
 
@@ -37,11 +56,19 @@ class Gpu:
         name: Its name.
         total_mib: Its memory.
         free_mib: What of it is free now.
+        uuid: What it is known by for ever; None if that is not told.
+        minor: The number of its device file, which need not be its own; None if that is not told.
+        mig: Whether it is cut into slices, of which each program gets one.
+        slices: Those that there are.
     """
 
     name: str
     total_mib: int
     free_mib: int
+    uuid: str | None = None
+    minor: int | None = None
+    mig: bool = False
+    slices: tuple[Slice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +82,7 @@ class Machine:
         available_mib: What can be had of it without swapping.
         usable_mib: `available_mib` less a reserve of 5 %, at most 1 GiB, so that a
             model that just fits does not freeze everything else.
+        name: What it is called in messages.
     """
 
     cpu: str
@@ -62,6 +90,7 @@ class Machine:
     total_mib: int
     available_mib: int
     usable_mib: int
+    name: str = "this machine"
 
 
 def look() -> Machine:
@@ -71,14 +100,23 @@ def look() -> Machine:
     if limit := _memory_limit_mib():
         most, used = limit
         total, available = min(total, most), max(0, min(available, most - used))
-    reserved = min(_MOST_RESERVED_MIB, int(total * _RESERVED_SHARE))
     return Machine(
         cpu=cpu_name(),
         cpus=cpus(),
         total_mib=total,
         available_mib=available,
-        usable_mib=max(0, available - reserved),
+        usable_mib=usable_mib(total, available),
     )
+
+
+def usable_mib(total_mib: int, available_mib: int) -> int:
+    """What a server may take of a machine's memory, so that others can go on.
+
+    Args:
+        total_mib: The memory there is.
+        available_mib: What of it can be had.
+    """
+    return max(0, available_mib - min(_MOST_RESERVED_MIB, int(total_mib * _RESERVED_SHARE)))
 
 
 def cpus() -> int:
@@ -152,7 +190,40 @@ def _gpu(index: int) -> Gpu | None:
     memory, name = nvml.query("nvmlDeviceGetMemoryInfo", handle), nvml.query("nvmlDeviceGetName", handle)
     if memory is None or name is None:
         return None
-    return Gpu(name=str(name), total_mib=memory.total // _MIB, free_mib=memory.free // _MIB)
+    uuid = nvml.query("nvmlDeviceGetUUID", handle)
+    mode = nvml.query("nvmlDeviceGetMigMode", handle)
+    return Gpu(
+        name=str(name),
+        total_mib=memory.total // _MIB,
+        free_mib=memory.free // _MIB,
+        uuid=None if uuid is None else str(uuid),
+        minor=nvml.query("nvmlDeviceGetMinorNumber", handle),
+        mig=bool(mode and mode[0]),
+        slices=_slices(handle) if mode and mode[0] else (),
+    )
+
+
+def _slices(handle: object) -> tuple[Slice, ...]:
+    """The parts of a GPU that has been cut."""
+    found = []
+    for index in range(nvml.query("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+        part = nvml.query("nvmlDeviceGetMigDeviceHandleByIndex", handle, index)
+        memory = nvml.query("nvmlDeviceGetMemoryInfo", part) if part else None
+        if memory is None:
+            continue
+        uuid = nvml.query("nvmlDeviceGetUUID", part)
+        gpu_instance = nvml.query("nvmlDeviceGetGpuInstanceId", part)
+        instance = nvml.query("nvmlDeviceGetComputeInstanceId", part)
+        found.append(
+            Slice(
+                index=index,
+                uuid=None if uuid is None else str(uuid),
+                total_mib=memory.total // _MIB,
+                free_mib=memory.free // _MIB,
+                instances=None if gpu_instance is None or instance is None else (gpu_instance, instance),
+            )
+        )
+    return tuple(found)
 
 
 def _memory_limit_mib() -> tuple[int, int] | None:

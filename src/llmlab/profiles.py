@@ -14,12 +14,83 @@ from llmlab.errors import UnknownNameError, UsageError
 
 ProfileName = Literal["sealed", "gpu", "exposed", "video", "none"]
 Network = Literal["none", "bridge", "host"]
-Seccomp = Literal["unix", "default", "unconfined"]
+Seccomp = Literal["unix", "loopback", "default", "unconfined"]
 Transport = Literal["socket", "relay", "sidecar", "port"]
 Namespace = Literal["ipc", "pid", "uts"]
+GpuMaker = Literal["nvidia", "amd", "intel"]
 
 _USER = re.compile(r"\d{1,10}(:\d{1,10})?")
-_GPUS = re.compile(r"all|\d{1,3}(,\d{1,3})*")
+_GPU_WORDS = re.compile(r"(?:(?P<maker>device|amd|intel)=)?(?P<names>[^=]*)")
+# An index, the index of a MIG (Multi-Instance GPU) slice on it, or NVIDIA's name for either.
+_GPU_NAMES = {
+    "nvidia": re.compile(r"\d{1,3}(:\d{1,3})?|GPU-[0-9a-zA-Z-]{1,36}|MIG-[0-9a-zA-Z/-]{8,60}"),
+    "amd": re.compile(r"\d{1,3}"),
+    "intel": re.compile(r"\d{1,3}"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRequest:
+    """The GPUs that are asked for, as `docker run --gpus` has it: all, a number of them, or some by name.
+
+    Attributes:
+        maker: Whose they are.
+        count: How many; None for all, or for those that are named.
+        names: Indices, indices of MIG slices such as "0:1", or UUIDs.
+    """
+
+    maker: GpuMaker = "nvidia"
+    count: int | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> bool:
+        """Whether it is all that there are."""
+        return self.count is None and not self.names
+
+    def __str__(self) -> str:
+        """The words that mean it."""
+        if self.names:
+            return f"{'device' if self.maker == 'nvidia' else self.maker}={','.join(self.names)}"
+        if self.maker == "nvidia":
+            return "all" if self.count is None else str(self.count)
+        return f"{self.maker}=all" if self.count is None else self.maker
+
+
+def parse_gpus(text: str) -> GpuRequest:
+    """The GPUs that words such as "all", "1", "device=0,1" or "amd" ask for.
+
+    Raises:
+        UsageError: If they ask for none.
+    """
+    words = text.strip().strip("\"'")
+    if words in {"amd", "intel"}:
+        return GpuRequest(maker="amd" if words == "amd" else "intel", count=1)
+    match = _GPU_WORDS.fullmatch(words)
+    if not match or (match["maker"] == "device" and match["names"] == "all"):
+        raise _no_gpus(text)
+    maker: GpuMaker = "amd" if match["maker"] == "amd" else "intel" if match["maker"] == "intel" else "nvidia"
+    if match["names"] == "all":
+        return GpuRequest(maker=maker)
+    names = tuple(dict.fromkeys(match["names"].split(",")))
+    if not all(_GPU_NAMES[maker].fullmatch(name) for name in names):
+        raise _no_gpus(text)
+    if match["maker"] is None and len(names) == 1 and "," not in words:
+        # Docker's word for a number of GPUs, not for the GPU of that number.
+        if not words.isdecimal() or not int(words):
+            raise UsageError(
+                f"{text!r} is no number of GPUs", hint=f"write device={words} for the GPU that is called so"
+            )
+        return GpuRequest(count=int(words))
+    return GpuRequest(maker=maker, names=names)
+
+
+def _no_gpus(text: str) -> UsageError:
+    return UsageError(
+        f"{text!r} names no GPUs",
+        hint="write all, a number of them, device=0 or device=0,1, a UUID as nvidia-smi -L shows it "
+        "(device=GPU-… or device=MIG-…), amd or amd=0, intel or intel=0",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +127,9 @@ class Profile:
         add_capabilities: Capabilities given in spite of that.
         no_new_privileges: setuid programs gain nothing.
         seccomp: The system-call filter: Docker's default with sockets of the
-            unix family only ("unix"), the engine's own, or none.
+            unix family only ("unix"), with those of the internet family as well for
+            engines that need their own loopback interface ("loopback"), the container
+            engine's own, or none.
         user: "caller" (the user who starts it; nobody, if that is root),
             "image" (whatever the image says: root), or `uid[:gid]`.
         memory: Memory is limited.
@@ -67,7 +140,7 @@ class Profile:
         scratch_exec: Programs in it can be run.
         share: Namespaces shared with the host.
         privileged: Docker's `--privileged`: everything allowed.
-        gpus: "all", indices such as "0,1", or None for none.
+        gpus: The GPUs, in words that `parse_gpus` takes, or None for none.
         init: A small PID 1 that reaps and passes signals on.
         log_mib: Size at which the engine's log is rotated, in MiB; two are
             kept. None for the engine's own way.
@@ -116,7 +189,7 @@ SEALED = Profile()
 PROFILES: dict[ProfileName, Profile] = {
     "sealed": SEALED,
     # CUDA starts threads of its own and keeps compiled kernels in the scratch directory.
-    "gpu": Profile(name="gpu", gpus="all", pids=512, open_files=448, scratch_mib=512),
+    "gpu": Profile(name="gpu", gpus="1", pids=512, open_files=448, scratch_mib=512),
     "exposed": Profile(name="exposed", expose=True),
     # The flags that tutorials have one type: they read well, and leave the network open.
     "video": Profile(
@@ -175,7 +248,7 @@ def compose(
         read_only: Whether the root file system is read-only.
         user: `uid[:gid]`, "caller" or "image".
         pids: Another limit of processes and threads.
-        gpus: "all", or indices.
+        gpus: GPUs, in words that `parse_gpus` takes.
         expose: Whether there is an endpoint for other tools.
         memory: Memory is limited, whatever the profile says.
         cpus: CPU time is limited, whatever the profile says.
@@ -191,8 +264,8 @@ def compose(
         raise UnknownNameError("network", network, get_args(Network))
     if user is not None and user not in {"caller", "image"} and not _USER.fullmatch(user):
         raise UsageError(f"{user!r} is not a user", hint="write uid or uid:gid, such as 1000:1000")
-    if gpus is not None and not _GPUS.fullmatch(gpus):
-        raise UsageError(f"{gpus!r} names no GPUs", hint="write all, or indices: 0 or 0,1")
+    if gpus is not None:
+        gpus = str(parse_gpus(gpus))
     if pids is not None and pids < _LEAST_PIDS:
         raise UsageError(f"pids is {pids}", hint=f"an engine needs {_LEAST_PIDS} or more")
     asked: dict[str, Any] = {

@@ -10,7 +10,11 @@ from llmlab import render
 from llmlab.render import frames
 from llmlab.render.markdown import safe_markdown
 
-State = Literal["ready", "loading", "paused", "restarting", "exited", "stopped", "lost"]
+RoomState = Literal["closed", "refused", "over quota", "unreachable"]
+"""Of a classroom that was joined. closed: nobody has it open. refused: it does not take the key.
+over quota: what the learner may use is used up. unreachable: how it fares cannot be told from here."""
+
+State = Literal["ready", "loading", "paused", "restarting", "exited", "stopped", "lost"] | RoomState
 """ready: answers. loading: runs, does not answer yet. paused: halted until it is let go on.
 restarting: has ended, and its container engine starts it anew. exited: ended by itself.
 stopped: stopped and removed. lost: it runs, but its endpoint is gone."""
@@ -213,16 +217,17 @@ class ServerStatus(Result):
         name: The server's name.
         model: Short name of its model.
         engine: The program that serves it.
-        backend: "native" or "container".
+        backend: "native", "container", or "room" for a classroom that was joined.
         state: See `State`.
         detail: More on the state: when and why it ended, what lets it go on.
         remedy: What to do about it, "" for nothing.
-        uptime_s: Seconds since it was started; until it ended, if it has and that is known.
+        uptime_s: Seconds since it was started, or joined; until it ended, if it has and that is known.
         endpoint: How it is reached.
         context: Tokens of context for each slot.
         slots: Requests answered at the same time.
         isolation: The profile's name; "none" for a native process.
         usage: What it takes now; None if that was not asked for.
+        node: The node that it was started on; None if none was asked for.
     """
 
     name: str
@@ -238,6 +243,7 @@ class ServerStatus(Result):
     isolation: str
     usage: Usage | None = None
     remedy: str = ""
+    node: str | None = None
 
     @property
     def remark(self) -> str:
@@ -307,22 +313,22 @@ class ServerList(Result, Sequence[ServerStatus]):
         return [render.plain(" ".join(remark.split())) for remark in said]
 
     def _table(self) -> tuple[tuple[str, ...], list[list[str]]]:
-        """Header and rows; what servers take stands there if it was asked for."""
+        """Header and rows; nodes, if one was asked for, and what servers take, if that was."""
+        more: list[tuple[str, list[str]]] = []
+        if any(server.node for server in self.servers):
+            more.append(("node", [server.node or render.UNKNOWN for server in self.servers]))
         usages = [server.usage for server in self.servers]
-        rows = [server.row() for server in self.servers]
-        if not any(usages):
-            return self.HEADER, rows
-        columns = ["CPU", "memory", "tokens/s"]
-        if any(usage and usage.gpu_memory_mib is not None for usage in usages):
-            columns.insert(2, "GPU memory")
+        if any(usages):
+            columns = ["CPU", "memory", "tokens/s"]
+            if any(usage and usage.gpu_memory_mib is not None for usage in usages):
+                columns.insert(2, "GPU memory")
+            more += [(column, [_usage_cell(usage, column) for usage in usages]) for column in columns]
         # Before the endpoint, which is long.
-        return (
-            (*self.HEADER[:-1], *columns, self.HEADER[-1]),
-            [
-                [*row[:-1], *(_usage_cell(usage, column) for column in columns), row[-1]]
-                for row, usage in zip(rows, usages, strict=True)
-            ],
-        )
+        header = (*self.HEADER[:-1], *(name for name, _ in more), self.HEADER[-1])
+        rows = [server.row() for server in self.servers]
+        return header, [
+            [*row[:-1], *(cells[number] for _, cells in more), row[-1]] for number, row in enumerate(rows)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,7 +234,8 @@ class Inspection(Result):
         pairs = self._pairs()
         width = max(len(key) for key, _ in pairs)
         lines = [f"server {self.status.name}", *(f"  {k.ljust(width)}  {v}" for k, v in pairs)]
-        lines += ["", "command", "  " + " ".join(self.command)]
+        if self.command:
+            lines += ["", "command", "  " + " ".join(self.command)]
         if self.isolation:
             rows = [control.row() for control in self.isolation]
             lines += ["", f"isolation: {self.summary()}", "", render.text_table(self.HEADER, rows)]
@@ -242,7 +243,9 @@ class Inspection(Result):
 
     def to_html(self) -> str:
         """All of it as a card."""
-        parts = [render.html_pairs(self._pairs()), render.html_code([" ".join(self.command)])]
+        parts = [render.html_pairs(self._pairs())]
+        if self.command:
+            parts.append(render.html_code([" ".join(self.command)]))
         if self.isolation:
             shown: set[Verdict] = {control.verdict for control in self.isolation}
             legend = [(word, _LOOKS[word], meaning) for word, meaning in _MEANINGS.items() if word in shown]

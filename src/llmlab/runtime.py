@@ -12,12 +12,14 @@ record whose lock is free belongs to a start that died.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import signal
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -118,10 +120,28 @@ def made_state_dir() -> Path:
 
 
 def scope() -> str:
-    """What marks this user's containers: the uid, and the directory if it is not the usual one."""
-    uid = str(os.getuid())
-    override = os.environ.get("LLMLAB_RUNTIME_DIR")
-    return f"{uid}-{hashlib.sha256(override.encode()).hexdigest()[:8]}" if override else uid
+    """What marks this user's containers: the uid, this machine, and the directory if it is not the usual one.
+
+    Users of two machines may have one number, and start containers on the same third machine.
+    """
+    parts = [str(os.getuid()), _machine_mark()]
+    if override := os.environ.get("LLMLAB_RUNTIME_DIR"):
+        parts.append(_mark(override))
+    return "-".join(part for part in parts if part)
+
+
+@functools.cache
+def _machine_mark() -> str:
+    """Tells this machine from others; "" where it has no number, as in many containers."""
+    # The number itself is not to be shown to others, says machine-id(5).
+    with suppress(OSError, UnicodeDecodeError):
+        number = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+        return _mark(f"llmlab {number}") if number else ""
+    return ""
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,3 +491,16 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that nobody else can read, whole or not at all."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(draft).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(draft).unlink()
+        raise

@@ -34,6 +34,7 @@ _MODULES = {
     "compare": "llmlab.comparing",
     "predict": "llmlab.comparing.predicting",
     "logs": "llmlab.lab",
+    "nodes": "llmlab.lab.nodes",
     "ask": "llmlab.lab",
     "chat": "llmlab.chatting",
     "models": "llmlab.library",
@@ -43,6 +44,7 @@ _MODULES = {
     "build": "llmlab.builds",
     "doctor": "llmlab.checkup",
     "kit": "llmlab.kits",
+    "cluster": "llmlab.clusters",
     "classroom": "llmlab.classrooms",
     "join": "llmlab.classrooms.joining",
     "export": "llmlab.exporting",
@@ -92,7 +94,7 @@ class Parameter:
     type: Callable[[str], Any] | None
     default: Any
     metavar: str
-    completes: Literal["server", "model", "path", ""]
+    completes: Literal["server", "model", "node", "path", ""]
 
     @property
     def takes_value(self) -> bool:

@@ -9,6 +9,7 @@ container in which the attempt must succeed; otherwise it proves nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 from llmlab.arguments import Arg
@@ -58,25 +59,36 @@ def audit(
             records.append(record)
     for record in records:
         _require_container(record)
-    began = time.monotonic()
-    api = docker_api.connect()
+    by_name: dict[str, Audit] = {}
     with running.reported(f"audit {', '.join(record.name for record in records)}"):
-        subjects = [_subject(api, record) for record in records]
-        found, stages = running.observe(api, subjects, wanted, asked=checks is not None)
+        # Each on the engine that has it: what one refuses, another may let pass.
+        for address in dict.fromkeys(record.container_engine for record in records):
+            there = [record for record in records if record.container_engine == address]
+            by_name |= _audited(docker_api.connect(address), there, wanted, asked=checks is not None)
+    audits = tuple(by_name[record.name] for record in records)
+    return AuditComparison(audits) if against else audits[0]
+
+
+def _audited(
+    api: DockerApi, records: Sequence[Record], wanted: frozenset[str], *, asked: bool
+) -> dict[str, Audit]:
+    """The audits of an engine's servers, by their names."""
+    began = time.monotonic()
+    subjects = [_subject(api, record) for record in records]
+    found, stages = running.observe(api, subjects, wanted, asked=asked)
     seconds = time.monotonic() - began
     engine = f"{_engine(api)} {api.info.get('ServerVersion', '')}".strip()
-    audits = tuple(
-        Audit(
+    return {
+        record.name: Audit(
             server=record.name,
             isolation=record.profile.label if record.profile else "unknown",
-            engine=engine,
+            engine=engine if record.node is None else f"{engine} on {record.node}",
             findings=findings,
             seconds=seconds,
             stages=stages,
         )
         for record, findings in zip(records, found, strict=True)
-    )
-    return AuditComparison(audits) if against else audits[0]
+    }
 
 
 def _wanted(checks: str | None) -> frozenset[str]:
@@ -93,6 +105,7 @@ def _wanted(checks: str | None) -> frozenset[str]:
 
 
 def _require_container(record: Record) -> None:
+    registry.require_here(record, "the audit")
     if record.backend != "container":
         raise UsageError(
             f"server {record.name!r} runs natively: there is no isolation to audit",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from llmlab.isolation.profile import MODEL_DIR, SCRATCH, SOCKET_DIR
@@ -85,10 +86,17 @@ def amounts(entry: Mapping[str, Any]) -> Amounts:
     return found
 
 
-def models(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Where a container has its models."""
-    places = (str(mount["Destination"]) for mount in entry.get("Mounts") or ())
-    return tuple(place for place in places if place == MODEL_DIR or place.startswith(f"{MODEL_DIR}/"))
+def models(entry: Mapping[str, Any], names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Where a container has its models.
+
+    Args:
+        entry: The container, as the engine tells it.
+        names: The files of its model, for a volume that holds them.
+    """
+    places = [str(mount["Destination"]) for mount in entry.get("Mounts") or ()]
+    if MODEL_DIR in places:
+        return tuple(f"{MODEL_DIR}/{name}" for name in names) or (MODEL_DIR,)
+    return tuple(place for place in places if place.startswith(f"{MODEL_DIR}/"))
 
 
 def twin(
@@ -153,7 +161,7 @@ def control(
     words: Sequence[str],
     *,
     engine_socket: str | None,
-    folder: str,
+    folder: str | None,
     files: Sequence[str],
     dns: str,
     open_files: int,
@@ -166,19 +174,24 @@ def control(
         image: The probe's image.
         words: The probe's arguments.
         engine_socket: The container engine's own socket, or None.
-        folder: A directory of this machine's, made for this.
-        files: Where it has models: each is a file of that directory.
+        folder: A directory of this machine's, made for this; None if the engine is on another
+            machine, where volumes stand in its place.
+        files: Where it has models: each is a file of that directory, or of a volume.
         dns: The only name server.
         open_files: How many files it is to open.
         devices: GPU devices of this machine.
         share_ipc: Whether the engine can share this machine's IPC namespace.
     """
     spare = open_files + _SPARE_FILES
-    mounts = [
-        _bind(folder, HOST_DIR),
-        _bind(folder, SOCKET_DIR),
-        *(_bind(f"{folder}/model", place) for place in files),
-    ]
+    if folder is None:
+        places = dict.fromkeys((HOST_DIR, SOCKET_DIR, *(str(PurePosixPath(place).parent) for place in files)))
+        mounts: list[dict[str, Any]] = [{"Type": "volume", "Target": place} for place in places]
+    else:
+        mounts = [
+            _bind(folder, HOST_DIR),
+            _bind(folder, SOCKET_DIR),
+            *(_bind(f"{folder}/model", place) for place in files),
+        ]
     if engine_socket:
         mounts.append(_bind(engine_socket, _DOCKER_SOCKET))
     host = {
@@ -206,10 +219,10 @@ def control(
     return _request(image, words, host, user="0:0")
 
 
-def sibling(image: str, words: Sequence[str]) -> dict[str, Any]:
-    """The other container on the bridge, that listens."""
+def sibling(image: str, words: Sequence[str], *, network: str = "bridge") -> dict[str, Any]:
+    """The other container on the bridge, that listens; on the network of an engine's machine, its service."""
     host = {
-        "NetworkMode": "bridge",
+        "NetworkMode": network,
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         # Port 53 is the name service's.

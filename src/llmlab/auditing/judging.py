@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from llmlab.auditing.checks import CHECKS, Check
@@ -42,13 +43,17 @@ class Seen:
     left_out: str = ""
 
 
+_LOOPBACK = re.compile(r"\bAF_(?:INET6?|NETLINK)\b")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What a verdict depends on besides the probes.
 
     Attributes:
         own_namespaces: Inode → kind ("ipc namespace") of this process's own namespaces.
-        gpus: GPUs that were asked for: "all", indices, or None.
+        gpus: Patterns of the device files of the GPUs that were asked for.
+        loopback: Whether sockets of the internet family were asked for, for its own loopback interface.
         in_force: Check → what the limit is on the server itself.
         scaled: Check → what the limit was in the twin.
         without: Check → why it does not apply here.
@@ -56,7 +61,8 @@ class Context:
     """
 
     own_namespaces: Mapping[str, int] = field(default_factory=dict)
-    gpus: str | None = None
+    gpus: frozenset[str] = frozenset()
+    loopback: bool = False
     in_force: Mapping[str, str] = field(default_factory=dict)
     scaled: Mapping[str, str] = field(default_factory=dict)
     without: Mapping[str, str] = field(default_factory=dict)
@@ -128,6 +134,10 @@ def decide(
 
 def _limits_note(check: str, context: Context) -> str:
     parts = []
+    if check == "N8" and context.loopback:
+        parts.append(
+            "without AF_INET, AF_INET6 and AF_NETLINK, which the engine's own loopback interface needs"
+        )
     if check in context.scaled:
         parts.append(f"tried with {context.scaled[check]}")
     if check in context.in_force:
@@ -169,6 +179,8 @@ def _paired(check: str, twin: Seen, control: Seen, context: Context) -> list[Att
     for key in dict.fromkeys([*theirs, *mine]):
         line, weak = mine.get(key), theirs.get(key)
         if check == "G1" and _was_asked_for(key, context.gpus):
+            continue
+        if check == "N8" and context.loopback and _LOOPBACK.search(key):
             continue
         if twin.left_out and twin.left_out in key:
             continue
@@ -235,9 +247,7 @@ def _observed(line: Line | None, succeeded: bool | None) -> str:  # noqa: FBT001
     return text
 
 
-def _was_asked_for(text: str, gpus: str | None) -> bool:
+def _was_asked_for(text: str, gpus: frozenset[str]) -> bool:
     """Whether a device belongs to a GPU that was asked for."""
-    if gpus is None or "nvidia" not in text:
-        return False
-    number = re.search(r"nvidia(\d+)$", text)
-    return gpus == "all" or number is None or number[1] in gpus.split(",")
+    path = text.rpartition(" ")[2]
+    return any(fnmatchcase(path, pattern) for pattern in gpus)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from llmlab import backends
-from llmlab.auditing import canaries, containers, serving, stand, trials
+from llmlab.auditing import canaries, containers, gpu_nodes, serving, stand, trials
 from llmlab.auditing.checks import ON_THE_SERVER
 from llmlab.auditing.judging import Context, Seen, is_doubtful, judge
 from llmlab.auditing.results import Finding
@@ -22,6 +23,7 @@ from llmlab.auditing.trials import LOOPBACK, UDP_PORT, Aims, Subject, Trial
 from llmlab.backends import tool_image
 from llmlab.backends.docker_api import DockerApi
 from llmlab.errors import BackendError, LabError
+from llmlab.isolation.gpus import driver_files
 from llmlab.isolation.profile import SOCKET_DIR
 from llmlab.reporting import reporter
 from llmlab.specs import Record
@@ -29,6 +31,7 @@ from llmlab.specs import Record
 STAGES = ("image", "sibling", "twins", "server", "verdict")
 _LISTENING_S, _ARRIVAL_S = 20.0, 1.0
 _SIBLING_S = 240
+_REACHED_S = 1.0
 _FIRST_PORT, _PORTS = 20_000, 10_000
 # Twins that run at the same time: more would only wait for each other.
 _AT_ONCE = 4
@@ -65,6 +68,10 @@ def observe(
         # Only now: Podman makes its bridge, and so this machine's address on it, for the first container.
         own = canaries.own_addresses()
         doors = stack.enter_context(canaries.listening((*own, LOOPBACK), nonce))
+        if gateway and not _reaches(address, port, nonce):
+            # The engine's machine is another one, or has a network of its own: its gateway is not ours,
+            # whatever its address.
+            doors[gateway] = _service(place, image, nonce)
         around = Around(own=own, doors=doors, sibling=(address, port), nonce=nonce)
         # The sibling is the process outside that no twin may see.
         aims = Aims(around, gateway, f"tcp={port}", wanted)
@@ -87,6 +94,31 @@ def observe(
         clock.stage("clean up", "")
     clock.stop()
     return found, clock.stages
+
+
+def _reaches(address: str, port: int, nonce: str) -> bool:
+    """Whether this machine is on the network of the engine's containers: the sibling says its word.
+
+    That a connection is made proves nothing: some networks answer in everybody's place.
+    """
+    try:
+        with socket.create_connection((address, port), timeout=_REACHED_S) as opened:
+            return nonce.encode() in opened.recv(256)
+    except OSError:
+        return False
+
+
+def _service(place: Stand, image: str, nonce: str) -> int:
+    """The port of a service on the engine's own machine.
+
+    Raises:
+        LabError: If it cannot be run.
+    """
+    port = _FIRST_PORT + secrets.randbelow(_PORTS)
+    words = [f"tcp={port}", f"nonce={nonce}", f"seconds={_SIBLING_S}"]
+    service = place.run("service", containers.sibling(image, words, network="host"))
+    service.await_line(lambda line: bool(line.get("listening")), _LISTENING_S)
+    return port
 
 
 def _trial(subject: Subject, *, hashed: bool, at_any_size: bool) -> Trial:
@@ -212,7 +244,8 @@ def _context(trial: Trial, aims: Aims) -> Context:
             own[f"{text} namespace"] = os.stat(f"/proc/self/ns/{name}").st_ino  # noqa: PTH116 - a magic link, not a file
     return Context(
         own_namespaces=own,
-        gpus=record.profile.gpus if record and record.profile else None,
+        gpus=gpu_nodes.asked_for(record.gpus, driver_files()) if record and record.gpus else frozenset(),
+        loopback=bool(record and record.profile and record.profile.seccomp == "loopback"),
         in_force=_in_force(record),
         scaled=scaled,
         without=without,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,10 @@ class Run:
         seconds: How long it took from creating to its end.
     """
 
-    def __init__(self, api: DockerApi, name: str, request: dict[str, Any]) -> None:
+    def __init__(
+        self, api: DockerApi, name: str, request: dict[str, Any], files: Mapping[str, bytes]
+    ) -> None:
+        self._files = files
         self.lines: list[dict[str, Any]] = []
         self.id: str | None = None
         self.started = False
@@ -101,6 +106,8 @@ class Run:
         began = time.monotonic()
         try:
             self.id = self._api.create(self._name, self._request)
+            if self._files:
+                self._api.send(self.id, "/", iter([_tar(self._files)]))
             with self._api.attached(self.id) as output:
                 self._api.start(self.id)
                 self.started = True
@@ -122,6 +129,18 @@ class Run:
                         self.lines.append(found)
 
 
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    """Small files as an archive."""
+    with io.BytesIO() as made, tarfile.open(fileobj=made, mode="w") as archive:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size = len(content)
+            entry.mode = 0o666
+            archive.addfile(entry, io.BytesIO(content))
+        archive.close()
+        return made.getvalue()
+
+
 class Stand:
     """What one audit has set up; `opened` makes it and takes it down.
 
@@ -137,13 +156,19 @@ class Stand:
         self._label = f"{owner}#{self.id}"
         self._runs: list[Run] = []
 
-    def run(self, name: str, request: dict[str, Any]) -> Run:
-        """Start a container; it is removed when it ends, or with the stand."""
+    def run(self, name: str, request: dict[str, Any], files: Mapping[str, bytes] | None = None) -> Run:
+        """Start a container; it is removed when it ends, or with the stand.
+
+        Args:
+            name: What it is for.
+            request: The engine API's own JSON.
+            files: Path in it → what is put there before it starts.
+        """
         labelled = {**request, "Labels": {LABEL: self._label}}
         title = f"llmlab-audit-{self.id}-{len(self._runs)}-{name}"
 
         def begun() -> Run:
-            self._runs.append(Run(self.api, title, labelled))
+            self._runs.append(Run(self.api, title, labelled, files or {}))
             return self._runs[-1]
 
         # Ctrl-C between the thread's start and the list would leave a container that nobody knows.

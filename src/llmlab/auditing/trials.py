@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from llmlab import engines
 from llmlab.auditing import containers, serving
 from llmlab.auditing.checks import CHECKS, ON_THE_SERVER, SCALED
 from llmlab.auditing.containers import Amounts
 from llmlab.auditing.serving import Around
 from llmlab.auditing.stand import Run, Stand
+from llmlab.backends import relay
 from llmlab.backends.docker_api import DockerApi
-from llmlab.isolation.profile import SCRATCH, SOCKET_DIR
+from llmlab.isolation.profile import MODEL_DIR, SCRATCH, SOCKET_DIR
 from llmlab.specs import Record
 
 LOOPBACK = "127.0.0.1"
 UDP_PORT = 4712
+# What the control may write to.
+_MODEL = b"GGUF"
 _METADATA = "169.254.169.254"
-_GPU_DEVICES = ("nvidia*", "nvidia-caps/*", "dri/*", "kfd")
+_GPU_DEVICES = ("nvidia*", "nvidia-caps/*", "dri/*", "kfd", "dxg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,13 @@ class Trial:
     @property
     def models(self) -> tuple[str, ...]:
         """Where it has its models."""
-        return containers.models(self.subject.entry)
+        record = self.subject.record
+        names = (
+            [file.target for file in engines.model_files(engines.engine(record.spec.engine), record.spec)]
+            if record
+            else ()
+        )
+        return containers.models(self.subject.entry, names)
 
     @property
     def socket_dir(self) -> Mapping[str, Any] | None:
@@ -114,9 +124,13 @@ def start_control(
         most = most.most(trial.amounts)
     files = list(dict.fromkeys(model for trial in trials for model in trial.models))
     # Never the user's own model: the control may write to it.
-    folder = place.folder / "host"
-    folder.mkdir()
-    (folder / "model").write_bytes(b"GGUF")
+    folder = place.folder / "host" if api.is_local() else None
+    sent: dict[str, bytes] = {}
+    if folder:
+        folder.mkdir()
+        (folder / "model").write_bytes(_MODEL)
+    else:
+        sent = dict.fromkeys((f"{containers.HOST_DIR}/model", *files), _MODEL)
     words = _words(aims, name, files[0] if files else None, most, [*files, SOCKET_DIR, SCRATCH])
 
     def start(wanted: frozenset[str]) -> list[Run]:
@@ -124,7 +138,7 @@ def start_control(
             image,
             ["attempt", _checks(wanted, ON_THE_SERVER), *words],
             engine_socket=api.address.removeprefix("unix://") if api.address.startswith("unix://") else None,
-            folder=str(folder),
+            folder=str(folder) if folder else None,
             files=files,
             dns=aims.around.sibling[0],
             open_files=most.files,
@@ -132,7 +146,7 @@ def start_control(
             # A rootless engine cannot mount the message queues; it takes the machine's, if that has them.
             share_ipc=not api.is_rootless() or Path("/dev/mqueue").is_dir(),
         )
-        return [place.run("control", request)]
+        return [place.run("control", request, sent)]
 
     entry = {"Mounts": [{"Destination": file} for file in files]}
     runs = start(aims.wanted) if aims.wanted - ON_THE_SERVER else []
@@ -144,6 +158,20 @@ def _gpu_devices() -> tuple[str, ...]:
     return tuple(sorted(str(path) for path in found if path.is_char_device()))
 
 
+def _own_mounts(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Where a container has what llmlab gives it besides models: a socket's place, the relay, volumes of both."""
+    kinds = {str(mount["Destination"]): str(mount.get("Name") or "") for mount in entry.get("Mounts") or ()}
+    in_memory = (entry.get("HostConfig") or {}).get("Tmpfs") or {}
+    if SOCKET_DIR in kinds or SOCKET_DIR in in_memory:
+        yield SOCKET_DIR
+    if relay.PROGRAM in kinds:
+        yield relay.PROGRAM
+    # Of the machine's files only single ones are given; directories are volumes, which hold nothing else.
+    for place in (MODEL_DIR, str(PurePosixPath(relay.PROGRAM).parent)):
+        if kinds.get(place, "").startswith("llmlab-"):
+            yield place
+
+
 def start_twin(place: Stand, image: str, aims: Aims, trial: Trial, *, local: bool) -> None:
     """Start a subject's twin, the one with smaller limits, and the visitors."""
     entry = trial.subject.entry
@@ -152,7 +180,7 @@ def start_twin(place: Stand, image: str, aims: Aims, trial: Trial, *, local: boo
     socket_dir = (
         place.folder_like(Path(target["Source"])) if target and local and target["Type"] == "bind" else None
     )
-    expected = [*models, *([SOCKET_DIR] if target else []), SCRATCH]
+    expected = [*models, *_own_mounts(entry), SCRATCH]
     words = _words(aims, trial.name, models[0] if models else None, trial.amounts, expected)
 
     def twin(checks: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from llmlab.client import Opener, Verify
 from llmlab.engines import plugins
 from llmlab.errors import BackendError, LabError, UnknownNameError
 from llmlab.profiles import SEALED, Profile, Transport
+from llmlab.results import RoomState
 from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
 from llmlab.specs import BackendName, Limits, Process, Record, ServeSpec
@@ -22,7 +23,7 @@ GROUP = "llmlab.backends"
 
 # Name → module. To add a backend: write its module, name it here and in
 # `specs.BackendName`, and derive from the behaviour suite in tests/.
-_BACKENDS = {"native": "native", "container": "container"}
+_BACKENDS = {"native": "native", "container": "container", "room": "room"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +40,13 @@ class Starting:
         transport: How to reach it; None for the backend's choice.
         expose: Port on loopback for other tools, 0 for any that is free; None
             for the profile's choice.
-        gpus: GPUs that a native server may see: "all", indices, or None; a container's
-            are in the profile.
+        gpus: GPUs that a native server may see, in words that `parse_gpus` takes, or None; a
+            container's are in the profile.
+        gpu_ids: What the GPUs are known by: UUIDs where the driver tells them, or numbers.
         restarts: How often the container engine may start it anew when it has died.
+        node: The name of the node that it is started on, if one was asked for.
+        overlay: The network that it is reached from by its gateway, if it is a replica.
+        replica_of: The name of the server that it is a replica of.
     """
 
     claim: Claim
@@ -53,11 +58,16 @@ class Starting:
     transport: Transport | None = None
     expose: int | None = None
     gpus: str | None = None
+    gpu_ids: tuple[str, ...] = ()
     restarts: int = 0
+    node: str | None = None
+    overlay: str | None = None
+    replica_of: str | None = None
 
 
-Held = Literal["paused", "restarting"]
-"""paused: halted until somebody lets it go on. restarting: it has ended, and is started anew."""
+Held = Literal["paused", "restarting", "lost"] | RoomState
+"""paused: halted until somebody lets it go on. restarting: it has ended, and is started anew.
+lost: what it is asked through is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,7 @@ class Backend(Protocol):
 
 
 def backend_names() -> tuple[BackendName, ...]:
-    """All backends; those of other packages last, without the ones that cannot be used."""
+    """All backends where servers are started; those of other packages last, without the ones that cannot be used."""
     found = []
     for name in plugins.names(GROUP, _BACKENDS):
         # `backend` says what is wrong; the servers of the others are to be found all the same.
@@ -154,16 +164,23 @@ def backend(name: str) -> Backend:
         return cast("Backend", import_module(f"llmlab.backends.{_BACKENDS[name]}"))
     others = plugins.names(GROUP, _BACKENDS)
     if name not in others:
-        raise UnknownNameError("backend", name, (*_BACKENDS, *others))
+        raise UnknownNameError("backend", name, ("native", "container", *others))
     return cast("Backend", plugins.load(GROUP, name, Backend, BackendError))
 
 
 def resident_mib(pid: int | None) -> int | None:
-    """Memory a process holds now, mapped files included; None if that cannot be seen."""
+    """Memory a process holds now, mapped files included; None if that cannot be seen.
+
+    Some engines load the model in processes of their own: what their program starts counts.
+    """
     if pid is None:
         return None
     try:
-        held: int = psutil.Process(pid).memory_info().rss
+        server = psutil.Process(pid)
+        held: int = server.memory_info().rss
+        for child in server.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                held += child.memory_info().rss
     except psutil.Error:
         return None
     return held // (1024 * 1024)

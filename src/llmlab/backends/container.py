@@ -6,7 +6,6 @@ mounted into the container. What is written down stands in the container's label
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -37,14 +36,15 @@ from llmlab.backends.container_users import User
 from llmlab.backends.docker_api import DockerApi
 from llmlab.backends.kernel_log import killed_for_memory
 from llmlab.client import Opener, Verify
-from llmlab.errors import MALFORMED, BackendError, LabError
+from llmlab.errors import BackendError, LabError
 from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
-from llmlab.specs import BackendName, Endpoint, Record, record_from_dict
+from llmlab.specs import BackendName, Endpoint, Record
 
 __all__ = ["Prepared", "prepare"]
 
 NAME: BackendName = "container"
+_ENGINE = "engine"
 
 
 def unavailable() -> LabError | None:
@@ -64,12 +64,22 @@ def start(starting: Starting) -> Record:
     if problem := unavailable():
         problem.hint = "; ".join(part for part in (problem.hint, "or run natively: --native") if part)
         raise problem
-    prepared = prepare(starting)
     api = docker_api.connect()
+    # Should this process be killed, whoever cleans up must know where.
+    (starting.claim.path / _ENGINE).write_text(api.address, encoding="utf-8")
+    return begin(api, prepare(starting), starting.claim)
+
+
+def begin(api: DockerApi, prepared: Prepared, claim: Claim) -> Record:
+    """Create and start what was prepared; whatever it made is removed if it raises.
+
+    Raises:
+        BackendError: If the engine refuses.
+    """
     record = prepared.record
     try:
         if record.endpoint.socket:
-            container_users.give(api, prepared.user, starting.claim.socket_dir)
+            container_users.give(api, prepared.user, claim.socket_dir)
         if prepared.volume:
             name, options = prepared.volume
             api.make_volume(name, labels.mine(SERVER=record.name), options)
@@ -281,13 +291,21 @@ def stop(record: Record, *, grace_s: float) -> None:
 def remove_abandoned(claim: Claim) -> None:
     """Remove what a start that died before it was ready, or a server that is gone, has left."""
     try:
-        api = docker_api.connect()
+        api = docker_api.connect(_noted(claim))
         sidecar.remove(api, claim.name)
         for entry in api.containers(f"{labels.SERVER}={claim.name}", f"{labels.USER}={runtime.scope()}"):
             api.stop(entry["Id"], 0)
         _remove_volumes(api, claim.name)
     except LabError:
         return
+
+
+def _noted(claim: Claim) -> str | None:
+    """The engine that a start was begun on; None if that was not written down."""
+    try:
+        return (claim.path / _ENGINE).read_text(encoding="utf-8") or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def remove_orphans() -> None:
@@ -316,13 +334,13 @@ def _for_other_tools(endpoint: Endpoint) -> tuple[str, ...]:
 
 def _remove(api: DockerApi, record: Record, *, grace_s: float) -> None:
     """Those beside it first: a sidecar without a server is taken for a leftover."""
-    if record.transport == "sidecar" or record.endpoint.key_file:
+    if record.transport == "sidecar" or record.endpoint.key_file or record.overlay:
         sidecar.remove(api, record.name)
     if record.container_id:
         _listeners.pop(record.container_id, None)
         relay.forget(record.container_id)
         api.stop(record.container_id, grace_s)
-    if record.transport == "relay" and record.endpoint.key_file:
+    if record.overlay or (record.transport == "relay" and record.endpoint.key_file):
         _remove_volumes(api, record.name)
 
 
@@ -341,15 +359,13 @@ def _write_key(api: DockerApi, path: Path, user: User) -> None:
 
 
 def _record(entry: dict[str, Any]) -> Record | None:
-    try:
-        data = json.loads((entry.get("Labels") or {})[labels.RECORD])
-        record = replace(record_from_dict(data), container_id=str(entry["Id"]))
-        if record.transport == "port" and record.endpoint.port is None:
-            # One that was started by hand: its port was not known when the label was written.
-            ports = [port["PublicPort"] for port in entry.get("Ports") or () if port.get("PublicPort")]
-            record = replace(record, endpoint=replace(record.endpoint, port=next(iter(ports), None)))
-    except MALFORMED:
+    record = labels.record_of(entry)
+    if record is None:
         return None
+    if record.transport == "port" and record.endpoint.port is None:
+        # One that was started by hand: its port was not known when the label was written.
+        ports = [port["PublicPort"] for port in entry.get("Ports") or () if port.get("PublicPort")]
+        record = replace(record, endpoint=replace(record.endpoint, port=next(iter(ports), None)))
     # What was learnt after the container was created stands in the file only.
     written = runtime.read_record(record.name)
     return written if written and written.container_id == record.container_id else record

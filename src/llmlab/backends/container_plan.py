@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -11,10 +10,13 @@ from typing import Any
 
 from llmlab import engines
 from llmlab.backends import (
+    container_needs,
     container_users,
     docker_api,
-    image,
+    engine_image,
+    gpu_access,
     labels,
+    model_files,
     relay,
     sidecar,
     transports,
@@ -24,20 +26,17 @@ from llmlab.backends.base import Starting
 from llmlab.backends.container_users import User
 from llmlab.backends.docker_api import DockerApi
 from llmlab.backends.transports import Choice
-from llmlab.builds import find_build, static
-from llmlab.errors import BackendError, ImageError, UsageError
-from llmlab.isolation import create_request
-from llmlab.isolation.gpus import GpuAccess, driver_files
-from llmlab.isolation.gpus import access as access_to_gpus
+from llmlab.builds import static
+from llmlab.errors import UsageError
+from llmlab.isolation import create_request, gpus
+from llmlab.isolation.gpus import GpuAccess
 from llmlab.isolation.profile import MODEL_DIR, PORT, SCRATCH, SOCKET_DIR, closed_volumes
 from llmlab.profiles import Mount, Profile
 from llmlab.reporting import reporter
-from llmlab.specs import Endpoint, Limits, Record, to_dict
+from llmlab.specs import Endpoint, Record, to_dict
 
-# The program's place in the images of the llama.cpp project.
-_OFFICIAL_PROGRAM = "/app/llama-server"
 _KEY = "key"
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +86,10 @@ class _Setting:
 
     @property
     def volume(self) -> str | None:
-        """The volume for the socket, which the gate for other tools needs, too."""
+        """The volume for the socket, which a gate for other tools or a cluster's door needs, too."""
         return (
             f"{labels.container_name(self.starting.claim.name)}-socket"
-            if self.exposed and not self.shared
+            if (self.exposed or self.starting.overlay) and not self.shared
             else None
         )
 
@@ -117,7 +116,10 @@ def prepare(starting: Starting) -> Prepared:
         raise UsageError(
             f"engine {spec.engine} cannot run in a container", hint="use --native, or --engine llama-server"
         )
-    image_name, image_id, program, files = _image(api, starting)
+    # What llmlab does not make itself is taken from a registry, whoever has named it.
+    starting = replace(starting, image=engine_image.name_of(starting, engine))
+    image = engine_image.get(api, starting, engine)
+    image_id = image.id
     reporter().stage("model", spec.model.name)
     user = container_users.of(api, starting, image_id)
     choice = transports.choose(starting.transport, _situation(api, starting, engine, user))
@@ -129,17 +131,19 @@ def prepare(starting: Starting) -> Prepared:
         image=image_id,
         user=user,
         choice=choice,
-        # A filter that lets it open unix sockets only would leave it without any.
-        profile=replace(starting.profile, seccomp="default")
-        if tcp and starting.profile.seccomp == "unix"
-        else starting.profile,
+        profile=container_needs.profile(starting.profile, engine, tcp=tcp),
         tcp=tcp,
         exposed=starting.expose is not None or starting.profile.expose,
     )
     if setting.exposed:
         _check_exposing(setting)
+    if starting.overlay and setting.tcp:
+        raise UsageError(
+            f"engine {spec.engine} has no unix socket, which a replica needs: its container has no network",
+            hint="use --engine llama-server",
+        )
     paths = engines.Paths(
-        program=PurePosixPath(program),
+        program=PurePosixPath(image.program),
         # A model may be a link into a store, so that its name and its place differ.
         model=PurePosixPath(MODEL_DIR) / spec.model.path.name,
         socket=None if tcp else setting.socket,
@@ -148,9 +152,10 @@ def prepare(starting: Starting) -> Prepared:
         port=PORT,
         scratch=PurePosixPath(SCRATCH),
         # Where a build's libraries lie on the host means nothing in here.
-        library_dir=None if starting.image else PurePosixPath(program).parent,
+        library_dir=None if starting.image else PurePosixPath(image.program).parent,
     )
     access = _gpus(setting, str(paths.program.parent))
+    given = gpu_access.given(setting.profile, access, starting.gpu_ids)
     argv = engine.argv(spec, paths)
     record = Record(
         name=claim.name,
@@ -163,31 +168,39 @@ def prepare(starting: Starting) -> Prepared:
         created=time.time(),
         owner=starting.owner,
         container_engine=api.address,
-        build=files,
-        image=f"{image_name}@{image_id}",
+        node=starting.node,
+        overlay=starting.overlay,
+        replica_of=starting.replica_of,
+        build=image.files,
+        image=f"{image.name}@{image_id}",
         user=user.request,
         argv=tuple(argv),
         limits=starting.limits,
         profile=setting.profile,
         transport=choice.transport,
+        gpus=given,
         notes=(
             *user.notes,
+            *image.notes,
+            *engines.notes(engine, spec),
             *_notes(setting),
-            *((access.note,) if access and access.note else ()),
-            *_unlimited(api, starting.limits),
+            *gpu_access.notes(access, given),
+            *container_needs.unlimited(api, starting.limits),
         ),
     )
     request = create_request(
         setting.profile,
         image=image_id,
         argv=argv,
-        environment=engine.environment(spec, paths),
+        environment=gpus.environment(engine.environment(spec, paths), access),
         user=user.request,
         limits=starting.limits,
         mounts=_mounts(setting),
         labels={**labels.mine(SERVER=claim.name), labels.RECORD: json.dumps(to_dict(record))},
         gpus=access,
     )
+    if (published := engines.image_of(engine)) and published.shm_mib:
+        request["HostConfig"]["ShmSize"] = published.shm_mib * _MIB
     if starting.restarts:
         policy = {"Name": "on-failure", "MaximumRetryCount": starting.restarts}
         request["HostConfig"]["RestartPolicy"] = policy
@@ -209,13 +222,11 @@ def prepare(starting: Starting) -> Prepared:
 
 def _gpus(setting: _Setting, program_dir: str) -> GpuAccess | None:
     """How the container gets its GPUs."""
-    gpus = setting.profile.gpus
-    if gpus is None:
+    if setting.profile.gpus is None:
         return None
     # Our images have their libraries beside the program; others look where the loader looks.
     place = "/usr/lib/x86_64-linux-gnu" if setting.starting.image else program_dir
-    files = driver_files() if setting.api.is_local() else None
-    return access_to_gpus(gpus, setting.api.info, files, libraries_to=place, podman=setting.api.is_podman)
+    return gpu_access.find(setting.api, setting.profile, image=setting.image, libraries_to=place)
 
 
 def listens_on_tcp(profile: Profile, engine: engines.Engine, choice: Choice) -> bool:
@@ -256,26 +267,6 @@ def _notes(setting: _Setting) -> tuple[str, ...]:
     return (f"{note}; {transports.GIVES_UP[transport]}" if transport == "port" else note,)
 
 
-def _unlimited(api: DockerApi, limits: Limits | None) -> tuple[str, ...]:
-    """What is asked to be limited and will not be: engines take such a request without a word."""
-    if limits is None:
-        return ()
-    wanted = {
-        "memory": ("MemoryLimit", limits.memory_mib),
-        "CPU time": ("CpuCfsQuota", limits.cpus),
-        "processes": ("PidsLimit", limits.pids),
-    }
-    # Control groups v1 are root's alone; the engine names what the kernel could do, not what it may.
-    nothing = api.is_rootless() and str(api.info.get("CgroupVersion")) == "1"
-    lost = [
-        what
-        for what, (field, most) in wanted.items()
-        if most is not None and (nothing or api.info.get(field) is False)
-    ]
-    why = "it is rootless, on control groups v1" if nothing else "it says so itself"
-    return (f"this container engine does not limit {', '.join(lost)}: {why}",) if lost else ()
-
-
 def _check_exposing(setting: _Setting) -> None:
     """Refuse an endpoint for other tools where none can be made.
 
@@ -309,14 +300,15 @@ def _mounts(setting: _Setting) -> list[Mount]:
     """The files of the host, or of volumes, that the server's container gets."""
     api, starting = setting.api, setting.starting
     model, server = starting.spec.model, starting.claim.name
+    files = model_files.of(setting.engine, starting.spec)
     writable = not setting.profile.models_read_only
     if api.is_local():
         found = [
-            Mount(source=str(path.resolve()), target=f"{MODEL_DIR}/{path.name}", read_only=not writable)
-            for path in model.files
+            Mount(source=str(path.resolve()), target=f"{MODEL_DIR}/{target}", read_only=not writable)
+            for target, path in files
         ]
     else:
-        volume = volumes.model(api, model, image=setting.image, server=server)
+        volume = volumes.model(api, model, files, image=setting.image, server=server)
         # The volume serves others as well: nobody writes to it.
         found = [Mount(source=volume, target=MODEL_DIR, volume=True)]
     if (setting.shared and not setting.tcp) or setting.volume:
@@ -345,6 +337,17 @@ def _sidecars(setting: _Setting) -> tuple[sidecar.Sidecar, ...]:
                 socket=str(setting.socket),
             )
         )
+    if starting.overlay:
+        beside.append(
+            sidecar.door(
+                api,
+                starting.claim.name,
+                user=setting.user.request,
+                mount=setting.directory,
+                socket=str(setting.socket),
+                network=starting.overlay,
+            )
+        )
     if setting.exposed:
         beside.append(
             sidecar.gate(
@@ -358,29 +361,3 @@ def _sidecars(setting: _Setting) -> tuple[sidecar.Sidecar, ...]:
             )
         )
     return tuple(beside)
-
-
-def _image(api: DockerApi, starting: Starting) -> tuple[str, str, str, dict[str, str]]:
-    """Name, id, program and file hashes of the image to run."""
-    if starting.image:
-        reporter().stage("image", starting.image)
-        found = api.image_id(starting.image)
-        if found is None:
-            for line in api.pull(starting.image):
-                reporter().stage("image", f"{starting.image}: {line}")
-            found = api.image_id(starting.image)
-        if found is None:
-            raise BackendError(f"image {starting.image!r} was pulled and is not there")
-        return starting.image, found, _OFFICIAL_PROGRAM, {}
-    reporter().stage("engine", starting.spec.engine)
-    build = find_build()
-    there = str(api.info.get("Architecture") or "")
-    here = _MACHINES.get(platform.machine(), platform.machine())
-    if there and _MACHINES.get(there, there) != here:
-        raise ImageError(
-            f"the container engine runs on {there}, and the llama-server of this machine is for {here}",
-            hint="name an image: --image ghcr.io/ggml-org/llama.cpp:server",
-        )
-    name, found = image.make(api, build)
-    program = next(file.target for file in build.files if file.source.name == build.server.name)
-    return name, found, program, {Path(file.target).name: file.sha256 for file in build.files}

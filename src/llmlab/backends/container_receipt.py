@@ -10,12 +10,13 @@ from typing import Any
 import psutil
 
 from llmlab import engines
-from llmlab.backends import container_plan, docker_api, peer, relay, traffic, transports
+from llmlab.backends import container_plan, docker_api, model_files, peer, relay, traffic, transports
 from llmlab.backends.docker_api import DockerApi
+from llmlab.backends.gateway import TARGETS_DIR
 from llmlab.backends.transports import Choice
-from llmlab.errors import BackendError
+from llmlab.errors import BackendError, LabError
 from llmlab.isolation import Sources, podman, process_facts, receipt
-from llmlab.isolation.profile import SOCKET_DIR, closed_volumes
+from llmlab.isolation.profile import MODEL_DIR, SOCKET_DIR, closed_volumes
 from llmlab.profiles import SEALED, Mount
 from llmlab.results_isolation import Receipt
 from llmlab.specs import Record
@@ -31,6 +32,8 @@ def controls(record: Record) -> Receipt:
     facts = process_facts(pid)
     endpoint, agrees = _endpoint(record)
     mounts, tmpfs = _of_transport(record, local=api.is_local())
+    if record.replicas:
+        mounts = (*mounts, Mount(source="", target=TARGETS_DIR, read_only=False, volume=True))
     sources = Sources(
         record=record,
         entry=entry,
@@ -38,6 +41,7 @@ def controls(record: Record) -> Receipt:
         machine_bytes=psutil.virtual_memory().total if api.is_local() else None,
         endpoint=endpoint,
         endpoint_agrees=agrees,
+        models=_models(record),
         mounts=mounts,
         tmpfs=tmpfs,
         volumes=tuple(closed_volumes(record.profile or SEALED, _volumes(api, entry))),
@@ -58,6 +62,16 @@ def controls(record: Record) -> Receipt:
     )
 
 
+def _models(record: Record) -> tuple[Mount, ...]:
+    """Where the model's files are; nothing if that cannot be told any more."""
+    with suppress(LabError, OSError):
+        found = model_files.of(engines.engine(record.spec.engine), record.spec)
+        return tuple(
+            Mount(source=str(path.resolve()), target=f"{MODEL_DIR}/{target}") for target, path in found
+        )
+    return ()
+
+
 def _volumes(api: DockerApi, entry: dict[str, Any]) -> tuple[str, ...]:
     """The volumes that its image declares; none if the image was removed meanwhile."""
     with suppress(BackendError):
@@ -70,12 +84,14 @@ def _of_transport(record: Record, *, local: bool) -> tuple[tuple[Mount, ...], tu
     transport = record.transport or "socket"
     engine = engines.engine(record.spec.engine)
     tcp = container_plan.listens_on_tcp(record.profile or SEALED, engine, Choice(transport, ""))
+    # A gate for other tools, and a cluster's door, get at the socket by a volume.
+    beside = record.endpoint.key_file or (record.overlay and not record.replicas)
     if transport == "relay":
         program = Path(relay.PROGRAM)
         found = [Mount(source="", target=str(program if local else program.parent), volume=not local)]
-        if record.endpoint.key_file:
+        if beside:
             found.append(Mount(source="", target=SOCKET_DIR, read_only=False, volume=True))
-        return tuple(found), (() if tcp or record.endpoint.key_file else (SOCKET_DIR,))
+        return tuple(found), (() if tcp or beside else (SOCKET_DIR,))
     if tcp or record.endpoint.socket is None:
         return (), ()
     folder = str(record.endpoint.socket.parent)

@@ -12,12 +12,15 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
-from llmlab.backends import docker_trouble
+from llmlab.backends import docker_contexts, docker_ssh, docker_trouble
 from llmlab.backends.docker_images import Images
-from llmlab.backends.docker_streams import ExecStream, StatsStream
+from llmlab.backends.docker_streams import ExecStream, StatsStream, framed
+from llmlab.backends.docker_swarm import Swarm
+from llmlab.backends.docker_volumes import Volumes
 from llmlab.errors import (
     BackendError,
     DaemonError,
@@ -29,46 +32,70 @@ from llmlab.isolation import podman
 TLS_WAITS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a socket of an engine that is reached through TLS raises where another would block."""
 
-# After the last byte of a large model, the engine may still have to write it to disk.
-_SEND_S = 600
-
 _clients: dict[tuple[int, str | None, str | None], DockerApi] = {}
 _guard = threading.Lock()
+# The engine that is meant where none is named: one of another node, while something is started there.
+_meant: ContextVar[str | None] = ContextVar("llmlab engine", default=None)
+
+
+@contextmanager
+def using(address: str | None) -> Iterator[None]:
+    """Let `connect()` without an address mean this engine, for this thread.
+
+    Args:
+        address: Where it listens, as in `DOCKER_HOST`; None leaves everything as it is.
+    """
+    before = _meant.set(address or _meant.get())
+    try:
+        yield
+    finally:
+        _meant.reset(before)
 
 
 def connect(address: str | None = None) -> DockerApi:
-    """The container engine that the user's environment names, or one by its address; one client each.
+    """The container engine that is meant here, or one by its address; one client each.
 
     Args:
-        address: Where it listens, as in `DOCKER_HOST`; None for the environment's.
+        address: Where it listens, as in `DOCKER_HOST`; None for the one of `using`, else the one
+            that the environment names.
 
     Raises:
         DaemonError: If none answers.
         DaemonPermissionError: If it refuses this user.
     """
-    # A context may have what is needed to be let in: it is the one that has this address, if it has.
-    if address is not None and (address == docker_trouble.wanted() or address == _address_of_context()):
-        address = None
+    named = address or _meant.get() or os.environ.get("DOCKER_HOST")
     # A forked child must not share its parent's connections.
-    named = address or os.environ.get("DOCKER_HOST")
-    key = (os.getpid(), named, None if address else os.environ.get("DOCKER_CONTEXT"))
+    process = os.getpid()
+    key = (process, named, None if named else os.environ.get("DOCKER_CONTEXT"))
     with _guard:
         if key not in _clients:
-            _clients[key] = DockerApi(named)
+            made = DockerApi(None if named == docker_trouble.wanted() else named)
+            # By its address it is the same one.
+            _clients[key] = _clients.setdefault((process, made.address, None), made)
         return _clients[key]
 
 
-def _address_of_context() -> str | None:
-    """Where the engine of the user's context listens; None if the environment names an address, or none answers."""
-    if docker_trouble.wanted() is not None:
-        return None
+def contexts() -> tuple[docker_contexts.Context, ...]:
+    """The engines that the user's `docker context` names, the default one first.
+
+    Raises:
+        DaemonError: If the `docker` package is not there.
+        BackendError: If what is written down of one cannot be read.
+    """
+    return docker_contexts.read(_package())
+
+
+def _package() -> Any:
     try:
-        return connect().address
-    except LabError:
-        return None
+        import docker  # noqa: PLC0415 - 0.15 s, needed only here
+    except ImportError as error:
+        raise DaemonError(
+            f"the docker package cannot be imported: {error}", hint="pip install 'docker>=7.2'"
+        ) from error
+    return docker
 
 
-class DockerApi(Images):
+class DockerApi(Images, Volumes, Swarm):
     """The calls to the container engine that llmlab makes.
 
     Args:
@@ -78,20 +105,22 @@ class DockerApi(Images):
     def __init__(self, address: str | None = None) -> None:
         docker_trouble.knock(address)
         self._named = address
-        try:
-            import docker  # noqa: PLC0415 - 0.15 s, needed only here
-        except ImportError as error:
-            raise DaemonError(
-                f"the docker package cannot be imported: {error}", hint="pip install 'docker>=7.2'"
-            ) from error
+        docker = _package()
         self._errors: Any = docker.errors
-        docker_trouble.check_context(docker.context.ContextAPI)
+        if address is None:
+            docker_trouble.check_context(docker.context.ContextAPI)
         try:
-            named = {**os.environ, "DOCKER_HOST": address} if address else None
-            self._client: Any = docker.from_env(timeout=docker_trouble.TIMEOUT_S, environment=named)
-            self._api: Any = self._client.api
+            told = docker_contexts.parameters(docker, address)
+            base = str(told.get("base_url") or docker_trouble.USUAL)
+            if base.startswith("ssh://"):
+                self._api: Any = docker_ssh.client(docker, base, docker_trouble.TIMEOUT_S)
+            else:
+                self._api = docker_contexts.client(docker, told, docker_trouble.TIMEOUT_S)
+        except LabError:
+            raise
         except Exception as error:
             raise self._translate(error) from error
+        self._base = base
 
     def ping(self) -> None:
         """Ask whether it still answers.
@@ -100,21 +129,32 @@ class DockerApi(Images):
             DaemonError: If it does not.
         """
         with self._calls():
-            self._client.ping()
+            self._api.ping()
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """What `docker info` says; asked once, since it takes the engine a while."""
         with self._calls():
-            found: dict[str, Any] = self._client.info()
+            found: dict[str, Any] = self._api.info()
+            return found
+
+    @cached_property
+    def version(self) -> dict[str, Any]:
+        """What `docker version` says of the engine."""
+        with self._calls():
+            found: dict[str, Any] = self._api.version()
             return found
 
     @property
     def address(self) -> str:
         """Where the engine listens, as in `DOCKER_HOST`."""
+        if self._base.startswith("ssh://"):
+            return self._base
         base = str(self._api.base_url)
         # docker-py writes a unix socket's URL as http+docker://localhost.
-        return f"unix://{self._socket_path()}" if base.startswith("http+docker") else base
+        if base.startswith("http+docker"):
+            return f"unix://{self._api.get_adapter(base).socket_path}"
+        return f"tcp://{base.partition('://')[2]}"
 
     def is_local(self) -> bool:
         """Whether the engine shares this machine's file system and kernel."""
@@ -206,44 +246,6 @@ class DockerApi(Images):
             )
         return ExecStream(found, getattr(raw, "_response", raw))
 
-    def send(self, container_id: str, folder: str, archive: Iterator[bytes]) -> None:
-        """Unpack a tar in a container's directory."""
-        with self._calls():
-            url = self._api._url("/containers/{0}/archive", container_id)  # noqa: SLF001 - its own call has 20 s
-            response = self._api.put(url, params={"path": folder}, data=archive, timeout=_SEND_S)
-            self._api._raise_for_status(response)  # noqa: SLF001 - as above
-
-    def has_path(self, container_id: str, path: str) -> bool:
-        """Whether a container has a file of that path; it need not have been started."""
-        with self._calls():
-            url = self._api._url("/containers/{0}/archive", container_id)  # noqa: SLF001 - there is no call for it
-            return bool(self._api.head(url, params={"path": path}, timeout=docker_trouble.TIMEOUT_S).ok)
-
-    def make_volume(self, name: str, labels: dict[str, str], options: dict[str, str] | None = None) -> None:
-        """Make a volume; one of that name that is there stays as it is."""
-        with self._calls():
-            self._api.create_volume(name, driver="local", driver_opts=options, labels=labels)
-
-    def volumes(self, *labels: str) -> list[str]:
-        """The names of all volumes with these labels."""
-        with self._calls():
-            found = self._api.volumes(filters={"label": list(labels)})
-            return [str(entry["Name"]) for entry in found.get("Volumes") or ()]
-
-    def has_volume(self, name: str) -> bool:
-        """Whether there is a volume of that name."""
-        with self._calls():
-            try:
-                self._api.inspect_volume(name)
-            except self._errors.NotFound:
-                return False
-            return True
-
-    def remove_volume(self, name: str) -> None:
-        """Remove a volume; not an error if it is gone, or in use."""
-        with self._calls(), suppress(self._errors.APIError):
-            self._api.remove_volume(name)
-
     def log(self, container_id: str, lines: int | None) -> list[str]:
         """A container's output, or its last lines; empty if it is gone."""
         with self._calls():
@@ -272,11 +274,12 @@ class DockerApi(Images):
     def attached(self, container_id: str) -> Iterator[Iterator[bytes]]:
         """A container's standard output; begin before `start`, and read until it ends."""
         with self._calls():
-            stream: Any = self._api.attach(container_id, stdout=True, stderr=False, stream=True)
-            raw = self._api._get_raw_response_socket(stream._response)  # noqa: SLF001 - else it stays open
-            opened = ExecStream(getattr(raw, "_sock", raw), stream._response)  # noqa: SLF001
+            raw = self._api.attach_socket(container_id, {"stdout": 1, "stream": 1})
+            opened = ExecStream(getattr(raw, "_sock", raw), getattr(raw, "_response", raw))
+            # It may say nothing for long.
+            opened.socket.settimeout(None)
             try:
-                yield stream
+                yield framed(opened.socket)
             finally:
                 opened.close()
 
@@ -293,10 +296,6 @@ class DockerApi(Images):
             raw = self._api._get_raw_response_socket(response)  # noqa: SLF001 - as said
             found = self._api._stream_helper(response, decode=True)  # noqa: SLF001 - as said
             return StatsStream(found, ExecStream(getattr(raw, "_sock", raw), response))
-
-    def _socket_path(self) -> str:
-        adapter = self._api.get_adapter(self._api.base_url)
-        return str(getattr(adapter, "socket_path", ""))
 
     @contextmanager
     def _calls(self) -> Iterator[None]:

@@ -11,7 +11,10 @@ from typing import Any, BinaryIO
 from llmlab.backends import docker_trouble
 from llmlab.errors import ImageError
 
-_PULL_HINT = "check its name, and that this machine reaches its registry"
+_PULL_HINT = (
+    "check its name, and that this machine reaches its registry; or carry it here: "
+    "docker save {name} | gzip > image.tgz where it can be had, and here docker load -i image.tgz"
+)
 _FULL_HINT = "is its disk full? look at: docker system df"
 
 
@@ -32,6 +35,16 @@ class Images:
     def image_volumes(self, image: str) -> tuple[str, ...]:
         """Where an image declares volumes: an engine makes each of them, if nothing else is mounted there."""
         return tuple(self._image_config(image).get("Volumes") or ())
+
+    def image_environment(self, image: str) -> dict[str, str]:
+        """An image's environment variables."""
+        pairs = (str(each).partition("=") for each in self._image_config(image).get("Env") or ())
+        return {name: value for name, _, value in pairs}
+
+    def image_architecture(self, image: str) -> str:
+        """The processors that an image is for, in the engine's words; "" if it does not say."""
+        with self._calls():
+            return str(self._api.inspect_image(image).get("Architecture") or "")
 
     def _image_config(self, image: str) -> dict[str, Any]:
         with self._calls():
@@ -55,11 +68,11 @@ class Images:
         try:
             for event in self._api.pull(name, stream=True, decode=True):
                 if "error" in event:
-                    raise ImageError(f"image {name!r} cannot be had: {event['error']}", hint=_PULL_HINT)
+                    raise ImageError(f"image {name!r} cannot be had: {event['error']}", hint=_pull_hint(name))
                 yield f"{event.get('status', '')} {event.get('progress', '')}".strip()
         except (self._errors.DockerException, OSError) as error:
             raise ImageError(
-                f"image {name!r} cannot be had: {docker_trouble.reason(error)}", hint=_PULL_HINT
+                f"image {name!r} cannot be had: {docker_trouble.reason(error)}", hint=_pull_hint(name)
             ) from error
 
     def import_image(self, archive: io.BufferedIOBase, name: str, labels: dict[str, str]) -> str:
@@ -132,3 +145,7 @@ class Images:
                 self._api.remove_image(name)
             except self._errors.ImageNotFound:
                 return
+
+
+def _pull_hint(name: str) -> str:
+    return _PULL_HINT.format(name=name.partition("@")[0])

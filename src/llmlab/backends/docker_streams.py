@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+_HEADER = struct.Struct(">BxxxL")  # which stream, number of bytes
+
+
+def framed(opened: socket.socket) -> Iterator[bytes]:
+    """What a container writes, from the frames that the engine sends it in, until it ends.
+
+    The `docker` package waits for the socket before each read, which TLS may have read already.
+
+    Args:
+        opened: The connection.
+    """
+    while header := _exactly(opened, _HEADER.size):
+        _, length = _HEADER.unpack(header)
+        yield _exactly(opened, length)
+
+
+def _exactly(opened: socket.socket, count: int) -> bytes:
+    """So many bytes; none if it ends before."""
+    found = b""
+    while len(found) < count:
+        piece = opened.recv(count - len(found))
+        if not piece:
+            return b""
+        found += piece
+    return found
 
 
 @dataclass(frozen=True, slots=True)

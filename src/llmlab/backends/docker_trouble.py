@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from llmlab.errors import DaemonError, DaemonPermissionError, LabError
 
 TIMEOUT_S = 20
 """How long the engine is waited for."""
+USUAL = "unix:///var/run/docker.sock"
+"""Where Docker Engine listens if nobody says otherwise."""
 # An engine that hangs is asked again and again within one verb: not with full patience.
 # And docker-py leaves the socket open that an engine has refused.
 _LATELY_S, _AGAIN_S = 60.0, 0.5
@@ -81,7 +84,7 @@ def wanted() -> str | None:
     if host := os.environ.get("DOCKER_HOST"):
         return host
     config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-    return None if os.environ.get("DOCKER_CONTEXT") or config.exists() else "unix:///var/run/docker.sock"
+    return None if os.environ.get("DOCKER_CONTEXT") or config.exists() else USUAL
 
 
 def check_context(contexts: Any) -> None:
@@ -94,6 +97,9 @@ def check_context(contexts: Any) -> None:
 def of(error: Exception, address: str | None = None) -> LabError:
     """An error of the connection's to the engine at an address, as one of ours."""
     chain = list(_causes(error))
+    # Before the numbers, which OpenSSL has of its own.
+    if refused := next((each for each in chain if isinstance(each, ssl.SSLError)), None):
+        return _not_trusted(address or wanted(), refused)
     if any(getattr(e, "errno", None) in {errno.EACCES, errno.EPERM} for e in chain) or any(
         isinstance(e, PermissionError) or "permission denied" in str(e).lower() for e in chain
     ):
@@ -101,6 +107,15 @@ def of(error: Exception, address: str | None = None) -> LabError:
     if "timed out" in str(error).lower():
         return _silence(address or wanted(), TIMEOUT_S)
     return _no_daemon(address, installed=any(isinstance(e, ConnectionRefusedError) for e in chain))
+
+
+def _not_trusted(address: str | None, error: ssl.SSLError) -> DaemonError:
+    """The error for certificates that one side does not accept."""
+    why = getattr(error, "verify_message", "") or error.reason or str(error)
+    return DaemonError(
+        f"the container engine at {address} and this machine do not accept each other's certificates: {why}",
+        hint="give Docker the right ones: docker context update NAME --docker host=…,ca=…,cert=…,key=…",
+    )
 
 
 def _no_permission() -> DaemonPermissionError:

@@ -53,7 +53,7 @@ def make(api: DockerApi, build: EngineBuild) -> tuple[str, str]:
     if not build.files:
         raise ImageError(
             f"no image can be made from {build.server}: the files it needs are not known here",
-            hint="name an image: --image ghcr.io/ggml-org/llama.cpp:server",
+            hint="name an image: --image official, which is the llama.cpp project's own",
         )
     name = name_of(build)
     if found := api.image_id(name):

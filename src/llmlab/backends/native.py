@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from llmlab import engines, runtime
-from llmlab.backends import base, native_receipt, peer
+from llmlab.backends import base, native_receipt, peer, visible_gpus
 from llmlab.backends.base import Found, Starting, exit_detail
 from llmlab.backends.kernel_log import killed_for_memory
 from llmlab.builds import EngineBuild, find_build
@@ -29,7 +29,7 @@ from llmlab.errors import EngineMissingError, LabError, StartError
 from llmlab.reporting import reporter
 from llmlab.results_isolation import Receipt
 from llmlab.runtime import Claim
-from llmlab.specs import BackendName, Endpoint, Process, Record
+from llmlab.specs import BackendName, Endpoint, GivenGpus, Process, Record
 
 NAME: BackendName = "native"
 
@@ -92,7 +92,7 @@ def prepare(starting: Starting) -> Prepared:
     )
     environment = {"PATH": os.environ.get("PATH", os.defpath), **engine.environment(spec, paths)}
     if build and build.accelerators:
-        environment |= _visible(starting.gpus if spec.gpu_layers else "")
+        environment |= visible_gpus.environment(starting.gpus if spec.gpu_layers else "")
     return Prepared(engine.argv(spec, paths), environment, scratch, build)
 
 
@@ -124,6 +124,7 @@ def start(starting: Starting) -> Record:
         process=process,
         build={Path(file.target).name: file.sha256 for file in build.files} if build else {},
         argv=tuple(argv),
+        gpus=GivenGpus(ids=starting.gpu_ids) if starting.gpu_ids else None,
         notes=("not isolated: it may do what you may",),
     )
 
@@ -237,21 +238,9 @@ def controls(record: Record) -> Receipt:
     return native_receipt.controls(record)
 
 
-def _visible(gpus: str | None) -> dict[str, str]:
-    """What tells the drivers' libraries which GPUs there are: "all", indices, or "" for none.
-
-    Without that even a server with all its layers on the CPU takes memory on the first GPU.
-    """
-    if gpus is None or gpus == "all":
-        return {}
-    variables = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
-    # CUDA numbers the quickest first, NVML and nvidia-smi by their place on the bus.
-    return {**dict.fromkeys(variables, gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-
-
 def _build(engine: str) -> EngineBuild | None:
     """The libraries to run; llama-cpp-python may bring its own, and an engine of another package has others."""
-    if not engines.is_built_in(engine):
+    if not engines.runs_llama_cpp(engine):
         return None
     try:
         return find_build()

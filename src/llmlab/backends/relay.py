@@ -83,7 +83,7 @@ class _Pool:
 
 
 # A forked child must not use its parent's connections: the pid is part of the key.
-_pools: dict[tuple[int, str], _Pool] = {}
+_pools: dict[tuple[int, str, str], _Pool] = {}
 _guard = threading.Lock()
 
 
@@ -98,7 +98,7 @@ def connect(container_id: str, target: str, engine: str | None = None) -> socket
     Raises:
         BackendError: If the relay cannot be run.
     """
-    key = (os.getpid(), container_id)
+    key = (os.getpid(), container_id, target)
     with _guard:
         pool = _pools.get(key)
         if pool is None or pool.closed:
@@ -112,14 +112,15 @@ def connect(container_id: str, target: str, engine: str | None = None) -> socket
 def forget(container_id: str) -> None:
     """Let the relays go that wait in a container."""
     with _guard:
-        pool = _pools.pop((os.getpid(), container_id), None)
-    if pool:
+        keys = [key for key in _pools if key[:2] == (os.getpid(), container_id)]
+        pools = [_pools.pop(key) for key in keys]
+    for pool in pools:
         pool.close()
 
 
 @atexit.register
 def _forget_all() -> None:
-    for pid, container_id in list(_pools):
+    for pid, container_id, _ in list(_pools):
         if pid == os.getpid():
             forget(container_id)
 

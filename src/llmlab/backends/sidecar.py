@@ -46,14 +46,15 @@ class Sidecar:
 
     Attributes:
         kind: "forward" passes a unix socket's connections on to a port; "gate"
-            lets other tools in at a port of 127.0.0.1.
+            lets other tools in at a port of 127.0.0.1; "door" passes what comes from
+            a cluster's network on to a unix socket.
         name: The container's name.
         request: The body of the engine's "create container" request.
         port: A gate's port, 0 for any that is free.
         published: Whether the gate's port is published by the engine.
     """
 
-    kind: Literal["forward", "gate"]
+    kind: Literal["forward", "gate", "door"]
     name: str
     request: dict[str, Any]
     port: int = 0
@@ -117,6 +118,41 @@ def gate(
     return Sidecar(kind="gate", name=name, request=request, port=port, published=not direct)
 
 
+def door(api: DockerApi, server: str, *, user: str, mount: Mount, socket: str, network: str) -> Sidecar:
+    """What stands in a network in place of a server, which stays without any: it passes connections on.
+
+    Args:
+        api: The container engine.
+        server: The server's name.
+        user: The engine's user.
+        mount: The socket's directory.
+        socket: The socket's path in the container.
+        network: The network's name.
+
+    Raises:
+        LabError: If its image cannot be made.
+    """
+    command = [_PROGRAM, "forward", f"0.0.0.0:{PORT}", socket]
+    profile = replace(_PROFILE, network="bridge")
+    request = _request(api, profile, server, command, user, [replace(mount, read_only=True)])
+    join(request, network)
+    return Sidecar(kind="door", name=f"{labels.container_name(server)}-door", request=request)
+
+
+def join(request: dict[str, Any], network: str) -> None:
+    """Put what a request makes into a network, and into no other."""
+    request["HostConfig"]["NetworkMode"] = network
+    # Names that nobody in the network has are looked up nowhere else.
+    request["HostConfig"]["Dns"] = ["127.0.0.1"]
+
+
+def address_of(api: DockerApi, container_id: str, network: str) -> str | None:
+    """The address that a container has in a network; None if it has none there."""
+    entry = api.container(container_id) or {}
+    found = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).get(network) or {}
+    return found.get("IPAddress") or None
+
+
 def start(api: DockerApi, sidecar: Sidecar) -> int | None:
     """Start a sidecar; returns a gate's port.
 
@@ -138,7 +174,7 @@ def start(api: DockerApi, sidecar: Sidecar) -> int | None:
     except BaseException:
         api.stop(container_id, 0)
         raise
-    if sidecar.kind == "forward":
+    if sidecar.kind != "gate":
         return None
     return host_port(api, container_id) if sidecar.published else port
 

@@ -1,4 +1,4 @@
-"""Images of one static program each: the audit's probe, and the relay.
+"""Images of one static program each: the audit's probe, the relay, the digest.
 
 Made like the engine's image, from files of this machine and without a registry.
 """
@@ -10,6 +10,7 @@ import io
 import tempfile
 from typing import cast
 
+from llmlab.backends import relay
 from llmlab.backends.docker_api import DockerApi
 from llmlab.backends.image import ImageFile, pack_files
 from llmlab.builds import static
@@ -19,8 +20,10 @@ from llmlab.reporting import reporter
 # probe is what a process must gain nothing from; started by root's file system, it
 # says who it is and does nothing else.
 _PROGRAMS = {
+    "digest": {"/digest": 0o755},
     "probe": {"/probe": 0o755, "/probe-suid": 0o4755},
-    "relay": {"/relay": 0o755},
+    # The second is where a relay through the engine's API is looked for, as in servers' containers.
+    "relay": {"/relay": 0o755, relay.PROGRAM: 0o755},
 }
 # Directories that every user may write to: there, a root file system that is not
 # read-only shows for users other than root, too.

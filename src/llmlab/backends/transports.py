@@ -49,7 +49,7 @@ GIVES_UP: dict[Transport, str] = {
     "relay": "prompts pass through the container engine's daemon, whoever runs it reads them; "
     "the peer is whatever that daemon says; a new connection takes as long as a program takes to start "
     "in the container, unless a relay is waiting",
-    "sidecar": "one more container; the system-call filter lets the engine open network sockets, "
+    "sidecar": "one more container; the system-call filter lets the engine open internet sockets, "
     "which reach its own loopback interface and nothing else",
     "port": "everybody who reaches this machine reaches the model, without a key; "
     "who answers at the port cannot be checked",

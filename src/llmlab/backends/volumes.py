@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmlab import runtime
-from llmlab.backends import labels
+from llmlab.backends import labels, tool_image
 from llmlab.backends.docker_api import DockerApi
-from llmlab.errors import ModelNotFoundError
+from llmlab.errors import ChecksumError, ModelNotFoundError
 from llmlab.reporting import reporter
 from llmlab.specs import Model
+from llmlab.weights import store
 
 _CHUNK = 1 << 20
 _BLOCK = 512
@@ -40,12 +41,13 @@ class _Item:
     mode: int
 
 
-def model(api: DockerApi, sent: Model, *, image: str, server: str) -> str:
+def model(api: DockerApi, sent: Model, files: Sequence[tuple[str, Path]], *, image: str, server: str) -> str:
     """The volume that holds a model's files; they are sent if they are not there.
 
     Args:
         api: The container engine.
         sent: The model.
+        files: Path in the volume, and file, of each.
         image: An image that the engine has; nothing of it is run.
         server: The server that it is sent for; what a killed start leaves is removed with it.
 
@@ -54,12 +56,15 @@ def model(api: DockerApi, sent: Model, *, image: str, server: str) -> str:
     """
     identity = hashlib.sha256(sent.sha256.encode())
     items = []
-    for path in sent.files:
-        identity.update(f"\0{path.name}\0{path.stat().st_size}".encode())
-        items.append(_Item(path, path.name, 0o444))
+    for target, path in files:
+        identity.update(f"\0{target}\0{path.stat().st_size}".encode())
+        if path not in sent.files:
+            # What belongs to it besides is named by its content.
+            identity.update(path.name.encode())
+        items.append(_Item(path, target, 0o444))
     name = f"llmlab-model-{identity.hexdigest()[:16]}"
     reporter().stage("model", f"{sent.name}: sending it to the container engine, once")
-    _ensure(api, name, {labels.MODEL: sent.sha256}, items, image, server)
+    _ensure(api, name, {labels.MODEL: sent.sha256, labels.MODEL_NAME: sent.name}, items, image, server)
     return name
 
 
@@ -103,9 +108,52 @@ def _ensure(
             # A tool is sent in no time; only a model's way is worth showing.
             count = _counted(items) if labels.MODEL in marks else _silent
             api.send(helper, _FOLDER, _tar(items, count))
+            if labels.MODEL in marks:
+                _compare(api, name, items, server)
             api.send(helper, _FOLDER, _tar([_Item(Path(os.devnull), _COMPLETE, 0o444)], _silent))
         finally:
             api.stop(helper, 0)
+
+
+def _compare(api: DockerApi, name: str, items: Sequence[_Item], server: str) -> None:
+    """See that what lies in a volume is what was sent: by hashes computed there, without a network.
+
+    Raises:
+        ChecksumError: If it is not. The volume is without its mark then, and is sent anew the next time.
+        BackendError: If the engine does not do it.
+    """
+    reporter().stage("model", "comparing what has arrived with its sha256")
+    paths = [f"{_FOLDER}/{item.name}" for item in items]
+    request = {
+        "Image": tool_image.make(api, "digest")[1],
+        "Entrypoint": ["/digest"],
+        "Cmd": paths,
+        "NetworkDisabled": True,
+        "Labels": labels.mine(SERVER=server),
+        "HostConfig": {
+            "NetworkMode": "none",
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "Mounts": [{"Type": "volume", "Source": name, "Target": _FOLDER, "ReadOnly": True}],
+        },
+    }
+    made = runtime.uninterrupted(
+        lambda: api.create(f"{name}-digest-{os.getpid()}", request), undo=lambda made: api.stop(made, 0)
+    )
+    try:
+        with api.attached(made) as output:
+            api.start(made)
+            told = b"".join(output).decode(errors="replace").splitlines()
+    finally:
+        api.stop(made, 0)
+    found = [line.partition(" ")[0] for line in told]
+    for number, item in enumerate(items):
+        if number >= len(found) or found[number] != store.sha256(item.source):
+            raise ChecksumError(
+                f"{item.name} has arrived at {api.address} as something else than was sent",
+                hint="try again; if it stays so, look at that machine's disk and memory",
+            )
 
 
 def _silent(_: int) -> None:

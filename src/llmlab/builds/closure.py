@@ -23,6 +23,7 @@ _LINE = re.compile(r"^\s*(?P<name>\S+)(?: => (?P<path>not found|\S+))?(?: \(0x[0
 # gets them from its machine. A machine without the driver has none.
 _DRIVER = frozenset({"libcuda.so.1", "libnvidia-ml.so.1"})
 _ELF = b"\x7fELF"
+_CPU = "libggml-cpu"
 _STATIC = ("statically linked", "not a dynamic executable", "Not a valid dynamic program")
 
 
@@ -39,8 +40,14 @@ def engine_files(server: Path) -> tuple[EngineFile, ...]:
     libraries = _loaded(server)
     system_dir = _system_dir(libraries)
     for plugin in _plugins(server, libraries):
+        try:
+            loaded = _loaded(plugin)
+        except BuildError:
+            if plugin.name.startswith(_CPU):
+                raise
+            continue  # llama.cpp does without it, too
         targets[f"{IMAGE_DIR}/{plugin.name}"] = plugin.resolve()
-        libraries |= _loaded(plugin)
+        libraries |= loaded
     for name, path in libraries.items():
         targets[_target(name, path, server.parent, system_dir)] = path.resolve()
     return tuple(
@@ -94,14 +101,16 @@ def _loaded(binary: Path) -> dict[str, Path]:
 
 
 def _plugins(server: Path, libraries: dict[str, Path]) -> list[Path]:
-    """Back-ends for single CPU types, which some builds load by themselves at run time."""
+    """Back-ends for CPU types and GPUs, which some builds load by themselves at run time."""
     directories = {server.parent}
     directories |= {path.parent for name, path in libraries.items() if name.startswith("libggml")}
+    # Debian's packages have them there.
+    directories |= {place for path in directories for place in path.glob("ggml/backends*")}
     known = {path.resolve() for path in libraries.values()}
     return sorted(
         plugin
         for directory in directories
-        for plugin in directory.glob("libggml-cpu*.so")
+        for plugin in directory.glob("libggml-*.so")
         if plugin.resolve() not in known
     )
 

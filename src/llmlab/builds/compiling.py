@@ -18,7 +18,11 @@ from llmlab.errors import BuildError
 from llmlab.reporting import reporter
 
 _PROGRESS = re.compile(r"\[(\d+)/(\d+)\] ")
-_TROUBLE = re.compile(r"\b(error|fatal|FAILED|Killed|undefined reference|No space left)\b", re.IGNORECASE)
+# What CMake misses stands on a line of its own, after the one with the word.
+_TROUBLE = re.compile(
+    r"\b(error|fatal|FAILED|Killed|undefined reference|No space left|was not found)\b|^\s+\w+::\w+$",
+    re.IGNORECASE,
+)
 _TAIL = 12
 _GRACE_S = 10
 # A rate is worth a forecast only after this many steps.

@@ -24,6 +24,7 @@ from llmlab.runtime import cache_dir
 
 # A tool's files; those that end in .c are compiled together.
 _TOOLS = {
+    "digest": ("digest.c",),
     "probe": (
         "probe.c",
         "probe.h",
@@ -33,7 +34,20 @@ _TOOLS = {
         "probe_process.c",
         "probe_serve.c",
     ),
-    "relay": ("relay.c", "relay.h", "relay_gate.c", "relay_net.c", "relay_serve.c"),
+    "relay": (
+        "relay.c",
+        "relay.h",
+        "relay_answer.c",
+        "relay_balance.c",
+        "relay_balance.h",
+        "relay_flow.c",
+        "relay_gate.c",
+        "relay_health.c",
+        "relay_net.c",
+        "relay_serve.c",
+        "relay_status.c",
+        "relay_targets.c",
+    ),
 }
 _FLAGS = ("-std=c11", "-static", "-s", "-Os")
 _COMPILERS = ("cc", "gcc", "clang")

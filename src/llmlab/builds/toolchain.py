@@ -14,6 +14,7 @@ from typing import Literal
 
 import psutil
 
+from llmlab.builds import devices
 from llmlab.errors import EngineMissingError
 
 TARGETS = ("llama-server", "llama-bench", "llama-quantize")
@@ -66,7 +67,7 @@ class _Compiler:
 _GPU_COMPILERS = {
     "cuda": _Compiler("nvcc", "CUDACXX", "NVIDIA's CUDA toolkit and put its bin directory on PATH"),
     "hip": _Compiler("hipcc", "HIPCXX", "AMD's ROCm"),
-    "vulkan": _Compiler("glslc", "Vulkan_GLSLC_EXECUTABLE", "libvulkan-dev and glslc"),
+    "vulkan": _Compiler("glslc", "Vulkan_GLSLC_EXECUTABLE", "libvulkan-dev, spirv-headers and glslc"),
 }
 _COMPILERS = ("c++", "g++", "clang++")
 # One compiler process of this source took up to 1.1 GiB.
@@ -119,6 +120,8 @@ def find_tools(gpu: GpuKind | None = None) -> Tools:
             f"compiling llama.cpp for {gpu} needs {compiler.program}",
             hint=f"install {compiler.package}, or name the compiler in {compiler.variable}",
         )
+    if gpu == "vulkan":
+        _require_vulkan_headers()
     found = {name: _find(name) for name in ("cmake", "ninja")}
     missing = [name for name, path in found.items() if path is None]
     if missing:
@@ -127,6 +130,20 @@ def find_tools(gpu: GpuKind | None = None) -> Tools:
             hint=f"{sys.executable} -m pip install {' '.join(missing)}",
         )
     return Tools(cmake=str(found["cmake"]), ninja=str(found["ninja"]))
+
+
+def _require_vulkan_headers() -> None:
+    """Refuse headers that are too old before minutes are spent on them.
+
+    Raises:
+        EngineMissingError: If they are.
+    """
+    found = devices.vulkan_headers()
+    if found and not found[1]:
+        raise EngineMissingError(
+            f"the Vulkan headers in {found[0]} are too old for llama.cpp: they lack VK_EXT_layer_settings",
+            hint="install the Vulkan SDK and name its directory in VULKAN_SDK; Debian 13 has newer headers, too",
+        )
 
 
 def jobs() -> int:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-_LIBRARY = re.compile(r"libggml-([a-z]+)")
+from llmlab.builds import devices
 
 Origin = Literal["built", "path", "environment"]
 """built: compiled by llmlab. path: found on PATH. environment: named by LLMLAB_LLAMA_SERVER."""
@@ -57,8 +56,7 @@ class EngineBuild:
         names = {Path(file.target).name for file in self.files}
         if not names:
             names = {path.name for path in self.server.resolve().parent.glob("libggml-*")}
-        found = {match[1] for name in names if (match := _LIBRARY.match(name))}
-        return tuple(sorted(found - {"base", "cpu", "blas", "rpc"}))
+        return devices.kinds(names)
 
     @property
     def identity(self) -> str:

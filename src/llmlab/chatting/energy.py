@@ -40,7 +40,8 @@ class Meter:
     def __init__(self, record: Record, reply: Reply) -> None:
         self._reply = reply
         self._sampler: Sampler | None = None
-        if _counts():
+        # What another machine takes for it is not counted by this one.
+        if not record.endpoint.url and _counts():
             with suppress(BackendError):
                 self._sampler = Sampler(sources.of([record]), hz=_HZ)
                 self._sampler.start()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 from llmlab.arguments import Arg
+from llmlab.checkup import nodes
 from llmlab.checkup.checks import examine
 from llmlab.checkup.facts import Facts, from_dict
 from llmlab.checkup.gathering import gather
@@ -29,6 +30,7 @@ def doctor(
     *,
     all: bool = False,  # noqa: A002 - what it is called on the command line
     facts: Annotated[str | None, Arg(metavar="FILE", completes="path")] = None,
+    on: Annotated[str | None, Arg(metavar="NODE", completes="node")] = None,
 ) -> Diagnosis:
     """Look this machine over: what works, what is missing, and the command that mends it.
 
@@ -38,10 +40,17 @@ def doctor(
         all: Show what is healthy in full as well.
         facts: Examine the facts of another machine, which `llmlab doctor --json`
             has printed there, in place of this one.
+        on: Examine a node's container engine, as far as it tells of itself, in place of this
+            machine; run `llmlab doctor` there for the rest.
 
     Raises:
-        UsageError: The file holds no facts.
+        UsageError: The file holds no facts, or there is no such node.
     """
+    if on is not None:
+        if facts is not None:
+            raise UsageError("--facts and --on do not go together", hint="leave one of them out")
+        there = nodes.facts_of(on)
+        return Diagnosis(rows=examine(there, nodes.GROUPS), facts=there, verbose=all)
     if facts is not None:
         return _diagnosis(_saved(facts), verbose=all)
     report = reporter()

@@ -28,7 +28,7 @@ _USUAL = "unix:///var/run/docker.sock"
 _MOST_BYTES = 4_000_000
 _DETAIL = 200
 # Of `docker info`, what the checks look at: the rest may hold passwords of proxies.
-_INFO = (
+INFO = (
     "Architecture", "CDISpecDirs", "CPUShares", "CgroupDriver", "CgroupVersion", "CpuCfsPeriod", "CpuCfsQuota",
     "DefaultRuntime", "DiscoveredDevices", "DockerRootDir", "Driver", "DriverStatus", "KernelVersion",
     "LiveRestoreEnabled", "MemTotal", "MemoryLimit", "NCPU", "OSType", "OperatingSystem", "PidsLimit", "Runtimes",
@@ -51,7 +51,7 @@ def ask() -> dict[str, Any]:
         else:
             found["version"] = _by_command("version").get("Server")
             info = _by_command("info")
-        found["info"] = {key: info[key] for key in _INFO if key in info}
+        found["info"] = {key: info[key] for key in INFO if key in info}
     except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
         found |= {"error": _kind(error), "detail": (str(error) or type(error).__name__)[:_DETAIL]}
     return found

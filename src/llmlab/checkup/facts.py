@@ -41,7 +41,8 @@ class Facts:
         python: `version`, `executable`, `prefix`, whether a `kernel` runs here,
             and the `server` that started it: `prefixes`, `packages`.
         build: The compiled engine: `server`, `origin`; `error` where it cannot be used; the
-            `accelerators` that it was compiled for, where that is known.
+            `accelerators` that it was compiled for and the `devices` that it lists, where that is
+            known; what llama-cpp-python's own libraries are for: `wheel`.
         runtime: The directory of servers: `path`, `mode`, `socket_bytes`; `error`.
         changelogs: A distribution's package → its `version`, and the CVE numbers
             that its changelog names as `mended`.

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llmlab.checkup import engine, python
+from llmlab.checkup import compiled, engine, python
 from llmlab.checkup.facts import Facts, from_dict
 
 _DEADLINE_S = 8.0
@@ -109,7 +109,7 @@ def _probes() -> dict[str, Callable[[], Any]]:
         "disks": _disks,
         "packages": python.packages,
         "python": python.look,
-        "build": _build,
+        "build": compiled.look,
         "runtime": _runtime,
         "changelogs": _changelogs,
     }
@@ -256,45 +256,6 @@ def _disks() -> dict[str, Any]:
             usage = shutil.disk_usage(there)
             found[name] = {"path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
     return found
-
-
-def _build() -> dict[str, Any]:
-    from llmlab.builds import locate  # noqa: PLC0415 - not on Windows
-
-    if named := os.environ.get(locate.VARIABLE):
-        path = Path(named).expanduser()
-        usable = path.is_file() and os.access(path, os.X_OK)
-        error = "" if usable else f"{locate.VARIABLE} names no program that can be run"
-        return {"server": str(path), "origin": locate.VARIABLE, "error": error, **_version_of(path, error)}
-    if own := locate.own_build():
-        return {
-            "server": str(own.server),
-            "origin": "own",
-            "error": "",
-            "version": own.version,
-            "accelerators": list(own.accelerators),
-        }
-    if on_path := shutil.which("llama-server"):
-        return {"server": on_path, "origin": "PATH", "error": "", **_version_of(Path(on_path), "")}
-    return {}
-
-
-def _version_of(server: Path, error: str) -> dict[str, str]:
-    if error:
-        return {}
-    done = subprocess.run(
-        [str(server), "--version"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        timeout=_COMMAND_S,
-        check=False,
-    )
-    text = done.stdout.decode("utf-8", errors="replace").strip()
-    if done.returncode:
-        return {"error": f"it does not start: {text[-200:] or done.returncode}"}
-    line = re.search(r"^version: (.*)$", text, re.MULTILINE)
-    return {"version": line[1] if line else text[:100]}
 
 
 def _runtime() -> dict[str, Any]:

@@ -128,7 +128,7 @@ def classroom(  # noqa: PLR0913 - each is an option of the command line
     )
     names = _listed(servers)
     for name in names:
-        registry.select(name)
+        registry.require_here(registry.select(name), "a room")
     certificate, key, pin = _tls(host, _listed(host_names), tls_cert, tls_key, self_signed=self_signed)
     if certificate is None and not plain_http and not _loopback(host):
         raise UsageError(

@@ -27,6 +27,7 @@ from llmlab.classrooms.relaying import Relay
 from llmlab.classrooms.replying import Reply
 from llmlab.classrooms.room import CLOSING, Active, Room
 from llmlab.errors import UnknownNameError
+from llmlab.specs import to_dict
 
 BODY_BYTES = 1 << 20
 BODY_S = 20.0
@@ -45,6 +46,7 @@ def learners_app(room: Room, hosts: frozenset[str]) -> ASGIApp:
         Route("/health", _health),
         Route("/v1/models", _answered(room, _models)),
         Route("/room/usage", _answered(room, _usage)),
+        Route("/room/models", _answered(room, _served)),
         Route("/room/progress", _answered(room, _progress), methods=["POST"]),
         Route("/room/servers", _answered(room, _start), methods=["POST"]),
         Route("/room/servers", _answered(room, _stop), methods=["DELETE"]),
@@ -186,7 +188,8 @@ def _answered(room: Room, answer: Answer) -> Callable[[Request], Awaitable[Respo
 
     async def endpoint(request: Request) -> Response:
         try:
-            who = await room.who(request.headers.get("authorization", ""))
+            works = request.method != "GET"
+            who = await room.who(request.headers.get("authorization", ""), works=works)
             if room.closing:
                 raise CLOSING
             return JSONResponse(await answer(room, who, request), headers={"Cache-Control": "no-store"})
@@ -215,6 +218,10 @@ async def _models(room: Room, who: Who, _: Request) -> Any:
 
 async def _usage(room: Room, who: Who, _: Request) -> Any:
     return room.standing(who)
+
+
+async def _served(room: Room, who: Who, _: Request) -> Any:
+    return {"models": [to_dict(spec) for spec in room.pool.served(who.name)]}
 
 
 async def _progress(room: Room, who: Who, request: Request) -> Any:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import http
-import http.client
-import json
 import os
-import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from llmlab import render, runtime
-from llmlab.classrooms.addresses import pin_of, read_address
-from llmlab.classrooms.places import write_private
-from llmlab.client import ChatRequest, Client
-from llmlab.client.connection import Connection, gone
+from llmlab.classrooms import entering
+from llmlab.client import ChatRequest, Client, rooms
 from llmlab.errors import (
     MALFORMED,
     AskInterrupted,
-    LabError,
+    EndpointError,
     RequestError,
     ServerError,
     ServerStoppedError,
@@ -34,12 +29,11 @@ from llmlab.lab.doors import Secret
 from llmlab.lab.server import check_timeout
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Result
-from llmlab.specs import Endpoint
+from llmlab.specs import Endpoint, ServeSpec
 from llmlab.workshop.progressing import to_hand_in
 
-_CONNECT_S, _ANSWER_S, _START_S = 10.0, 30.0, 600.0
+_ANSWER_S, _START_S = 30.0, 600.0
 _TOKENS = 512
-_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +84,7 @@ class RoomUsage(Result):
 
 
 class Room(Result):
-    """A room that a learner has joined.
+    """A room, for a learner with a key; `join` makes servers of its models as well.
 
     Args:
         url: Its address.
@@ -101,11 +95,8 @@ class Room(Result):
     """
 
     def __init__(self, url: str, key: str) -> None:
-        address = read_address(url)
-        self._host, self._tls = address.hostname or "", address.scheme == "https"
-        self._port = address.port or (443 if self._tls else 80)
-        self._pin = pin_of(address)
-        self._origin = f"{address.scheme}://{address.netloc}"
+        self._address = rooms.read_address(url)
+        self._url = url
         if not key.isascii() or not key.isprintable() or not key.strip() or " " in key.strip():
             raise UsageError("that is no key", hint="copy it as it stands on your card")
         self.key = Secret(key.strip())
@@ -141,22 +132,22 @@ class Room(Result):
         if not prompt.strip():
             raise UsageError("the question is empty", hint="put it in quotes, or into the cell's body")
         check_timeout(timeout_s)
-        request = _Named(
+        request = ChatRequest(
             prompt=prompt,
-            model=model,
             system=system,
             max_tokens=_TOKENS if max_tokens is None else max_tokens,
             temperature=temperature,
             seed=seed,
             timeout_s=timeout_s,
+            control_tokens=self._control_tokens,
         )
         report = reporter()
-        report.asked(prompt, self._host)
+        report.asked(prompt, self._address.host)
         try:
             with self._explained(), _in_file(self.key) as file:
-                answer = Client("room", Endpoint(key_file=file), opener=self._connect).chat(
-                    request, report.text
-                )
+                endpoint = Endpoint(key_file=file, url=self._url)
+                client = Client("room", endpoint, opener=partial(rooms.connect, self._url), model=model)
+                answer = client.chat(request, report.text)
         except AskInterrupted as interrupted:
             report.answered(interrupted.answer)
             raise
@@ -192,7 +183,39 @@ class Room(Result):
                 own_server=found["own_server"],
             )
         except MALFORMED:
-            raise RequestError(f"what answers at {self._origin} is no classroom of llmlab") from None
+            raise RequestError(f"what answers at {self._address.origin} is no classroom of llmlab") from None
+
+    def specs(self) -> tuple[ServeSpec, ...]:
+        """What each model is and how it is served, as the room says; where its files lie it does not.
+
+        Raises:
+            RequestError: If the room does not let you in, or does not say it in a known form.
+            ServerStoppedError: If it does not answer.
+        """
+        return entering.read_specs(self._call("GET", "/room/models"))
+
+    def servers(self) -> tuple[str, ...]:
+        """The names by which `ask`, `chat` and `ps` know its models; none if it was not joined with `join`."""
+        return tuple(record.name for record in entering.entered(self._url))
+
+    def enter(self, *, name: str | None = None) -> tuple[str, ...]:
+        """Make servers of its models, for `ask`, `chat` and `ps`; again brings them up to date.
+
+        Args:
+            name: What to call it. Unset: room.
+
+        Returns:
+            Their names.
+        """
+        return entering.enter(self._url, self.key, self.specs(), name)
+
+    def leave(self) -> tuple[str, ...]:
+        """Forget it: its servers, its address, the key. Nothing is stopped there.
+
+        Returns:
+            The names of its servers.
+        """
+        return entering.leave(self._url)
 
     def start(self, model: str) -> str:
         """Have the room start an approved model for you alone; returns the name by which it is asked.
@@ -200,7 +223,10 @@ class Room(Result):
         Raises:
             RequestError: If it is not approved, does not start, or you have one already.
         """
-        return str(self._call("POST", "/room/servers", {"model": model}, timeout_s=_START_S)["model"])
+        started = str(self._call("POST", "/room/servers", {"model": model}, timeout_s=_START_S)["model"])
+        if self.servers():
+            self.enter()
+        return started
 
     def stop(self) -> bool:
         """End your own server; whether there was one."""
@@ -219,8 +245,8 @@ class Room(Result):
         Raises:
             UsageError: If the room's certificate needs openai, and that is not installed.
         """
-        found: dict[str, Any] = {"base_url": f"{self._origin}/v1", "api_key": self.key}
-        if self._pin:
+        found: dict[str, Any] = {"base_url": f"{self._address.origin}/v1", "api_key": self.key}
+        if self._address.pin:
             try:
                 import openai  # noqa: PLC0415 - only here
             except ImportError as error:
@@ -229,63 +255,53 @@ class Room(Result):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Its address, and what was used."""
-        return {"url": self._origin, **self.usage().to_dict()}
+        """Its address, its servers here, and what was used."""
+        return {"url": self._address.origin, "servers": self.servers(), **self.usage().to_dict()}
 
     def to_html(self) -> str:
         """What was used, as a card."""
-        return self.usage().to_html()
+        below = "".join(map(render.html_small, self._how()))
+        return self.usage().to_html() + below
 
     def __repr__(self) -> str:
         """Its address; not the key."""
-        return f"<Room {self._origin}>"
+        return f"<Room {self._address.origin}>"
 
     def __str__(self) -> str:
-        """What was used."""
-        return str(self.usage())
+        """What was used, and how to ask."""
+        return "\n".join([str(self.usage()), *self._how()])
+
+    def _how(self) -> list[str]:
+        """How to ask, and how to leave."""
+        names = self.servers()
+        if not names:
+            return ["no model can be asked yet: join again when the room has one"]
+        return [
+            f'ask {names[0]} "…" asks it, chat {names[0]} talks with it, stop {" and stop ".join(names)} leaves it'
+        ]
 
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = _ANSWER_S
     ) -> Any:
         """Ask the room itself."""
-        headers = {"Host": "localhost", "Connection": "close", "Authorization": f"Bearer {self.key}"}
-        payload = None if body is None else json.dumps(body).encode()
-        with self._explained():
-            try:
-                opened = self._connect()
-                opened.settimeout(timeout_s)
-                with Connection(opened, timeout_s) as connection:
-                    connection.request(method, path, body=payload, headers=headers)
-                    with connection.getresponse() as response:
-                        status, raw = response.status, response.read(_BYTES)
-            except (OSError, http.client.HTTPException) as error:
-                raise gone("room", error) from error
-        try:
-            found = json.loads(raw)
-            if status == http.HTTPStatus.OK:
-                return found
-            message = str(found["error"]["message"])
-        except MALFORMED:
-            message = f"what answers at {self._origin} is no classroom of llmlab ({status})"
-        raise RequestError(message)
+        return rooms.call(self._url, self.key, method, path, body, timeout_s=timeout_s)
 
-    def _connect(self) -> socket.socket:
-        opened = socket.create_connection((self._host, self._port), timeout=_CONNECT_S)
-        try:
-            return self._context.wrap_socket(opened, server_hostname=self._host) if self._tls else opened
-        except BaseException:
-            opened.close()
-            raise
+    @cached_property
+    def _control_tokens(self) -> tuple[str, ...]:
+        """Those of all its models: what is harmless for one need not be for another."""
+        return tuple(dict.fromkeys(token for spec in self.specs() for token in spec.model.control_tokens))
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
-        """Trusts the authorities that this machine trusts, or, with a fingerprint, that certificate only."""
-        if not self._pin:
-            return ssl.create_default_context()
-        pem = ssl.get_server_certificate((self._host, self._port), timeout=_CONNECT_S)
-        if hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() != self._pin:
-            raise LabError(
-                f"what answers at {self._origin} is not the room: its certificate is another one",
+        """Trusts that very certificate only, for other packages' connections."""
+        place = (self._address.host, self._address.port)
+        try:
+            pem = ssl.get_server_certificate(place, timeout=rooms.CONNECT_S)
+        except OSError as error:
+            raise rooms.unreached(self._url, error) from error
+        if hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() != self._address.pin:
+            raise EndpointError(
+                f"what answers at {self._address.origin} is not the room: its certificate is another one",
                 hint="ask the teacher for the room's present address; nothing was sent",
             )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -298,32 +314,14 @@ class Room(Result):
         try:
             yield
         except ServerStoppedError as error:
-            said = " ".join(error.message.split())
-            better = ServerStoppedError(
-                f"the room at {self._origin} does not answer: {said}",
-                hint="is it open? If its certificate is refused, use the whole address, with what stands after #",
-            )
-            better.answer = error.answer
-            raise better from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Named(ChatRequest):
-    """A question to a model by name."""
-
-    model: str = ""
-
-    def body(self) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What is sent."""
-        body, found = ChatRequest.body(self)
-        return ({**body, "model": self.model} if self.model else body), found
+            raise rooms.unreached(self._url, error) from None
 
 
 @contextmanager
 def _in_file(key: str) -> Iterator[Path]:
     """The key where the client reads it: in a file of the user's own."""
-    path = runtime.made_state_dir() / f".key-{os.getpid()}"
-    write_private(path, key)
+    path = runtime.made_state_dir() / f".key-{os.getpid()}-{threading.get_ident()}"
+    runtime.write_private(path, key)
     try:
         yield path
     finally:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from llmlab import runtime
+from llmlab.runtime import write_private
+
+__all__ = ["CONFIG", "LOG", "ROOM", "SOCKET", "folder", "running", "write_private"]
 
 CONFIG, ROOM, SOCKET, LOG = "config.json", "room.json", "teacher.sock", "room.log"
 
@@ -22,16 +22,3 @@ def folder() -> Path:
 def running() -> Path:
     """What the open room needs; no server's name begins with a dot."""
     return runtime.runtime_dir() / ".classroom"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else can read, whole or not at all."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(draft).unlink()
-        raise

@@ -130,9 +130,14 @@ class Meter:
         held[request] = may
         return may
 
-    def _spent(self, learner: str, what: str, code: str) -> Refusal:
+    def free_in_s(self, learner: str) -> float | None:
+        """When the oldest of what was used counts no longer, in seconds; None if nothing was used."""
         kept = self._kept(learner)
-        wait = kept[0].at + self._quota.window_s - self._clock() if kept else _AGAIN_S
+        return kept[0].at + self._quota.window_s - self._clock() if kept else None
+
+    def _spent(self, learner: str, what: str, code: str) -> Refusal:
+        free = self.free_in_s(learner)
+        wait = _AGAIN_S if free is None else free
         window = duration_text(self._quota.window_s)
         return Refusal(
             429,

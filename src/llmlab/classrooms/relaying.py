@@ -152,7 +152,9 @@ class Relay:
             raise Refusal(503, message, "room_failed", retry_after_s=30) from None
 
     async def _answered(self, asked: Asked, upstream: Upstream, flight: Flight) -> Outcome:
-        body = json.dumps(asked.body(upstream.record.spec.engine, self._may)).encode()
+        spec = upstream.record.spec
+        # Some engines have to be told which of their models is meant, though they have but one.
+        body = json.dumps({**asked.body(spec.engine, self._may), "model": spec.model.name}).encode()
         headers = {"Content-Type": "application/json"}
         request = upstream.client.build_request("POST", asked.path, content=body, headers=headers)
         try:

@@ -82,8 +82,13 @@ class Room:
         self._refused: Counter[str] = Counter()
         self._seen: dict[str, float] = {}
 
-    async def who(self, authorization: str) -> Who:
+    async def who(self, authorization: str, *, works: bool = True) -> Who:
         """Whose request it is.
+
+        Args:
+            authorization: The header of that name.
+            works: Whether it shows that the learner is at work; a control panel that looks
+                every few seconds does not.
 
         Raises:
             Refusal: If nobody's who is let in.
@@ -92,7 +97,8 @@ class Room:
         if scheme.lower() != "bearer" or not token.strip():
             raise Refusal(401, "this room asks for a key: Authorization: Bearer KEY", "missing_api_key")
         found = await self.identity.identify(token.strip())
-        self._seen[found.name] = time.time()
+        now = time.time()
+        self._seen[found.name] = now if works else self._seen.get(found.name, now)
         return found
 
     def charge(self, charge: Charge) -> None:
@@ -145,6 +151,7 @@ class Room:
             "requests": {"used": requests, "allowed": quota.requests},
             "tokens": {"used": tokens, "allowed": quota.tokens},
             "window_s": quota.window_s,
+            "free_in_s": self.meter.free_in_s(who.name),
             "concurrent": {"answering": answering, "waiting": waiting, "allowed": quota.concurrent},
             "max_tokens": quota.max_tokens,
             "models": self.pool.models(who.name),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
 from llmlab import engines
 from llmlab.classrooms.refusals import Refusal
 from llmlab.errors import LabError, UnknownNameError
 from llmlab.lab import Server, registry
-from llmlab.specs import Record
+from llmlab.specs import Model, Record, ServeSpec
 
 State = Literal["ready", "down", "draining"]
 PATIENCE_S = 300.0
@@ -52,6 +53,36 @@ class Upstream:
     def slots(self) -> int:
         """How many requests it answers at a time."""
         return self.record.spec.slots
+
+
+class Busy(Protocol):
+    """What is known of a server when one is chosen."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def owner(self) -> str | None:
+        """The learner whose server it is; None if it is everybody's."""
+
+    @property
+    def busy(self) -> int:
+        """Requests that it answers."""
+
+    @property
+    def slots(self) -> int:
+        """How many it answers at a time."""
+
+
+B = TypeVar("B", bound=Busy)
+
+
+def least_busy(servers: Iterable[B]) -> B | None:
+    """The server with the smallest share of its slots taken; None while all are."""
+    free = [each for each in servers if each.busy < each.slots]
+    # A learner's own server first: nobody else can use it.
+    return min(free, key=lambda each: (each.owner is None, each.busy / each.slots, each.name), default=None)
 
 
 class Pool:
@@ -122,6 +153,21 @@ class Pool:
         """The models that a learner may ask."""
         return sorted({each.model for each in self._of(learner)})
 
+    def served(self, learner: str) -> list[ServeSpec]:
+        """How each of these is served, without where its files lie.
+
+        Of several servers with one model: the smallest context, and the slots of all.
+        """
+        found: dict[str, ServeSpec] = {}
+        for each in self._of(learner):
+            spec, known = each.record.spec, found.get(each.model)
+            if known:
+                context, slots = min(known.context, spec.context), known.slots + spec.slots
+                found[each.model] = replace(known, context=context, slots=slots)
+            else:
+                found[each.model] = replace(spec, model=_without_files(spec.model))
+        return [found[name] for name in sorted(found)]
+
     def take(self, model: str, learner: str, without: Iterable[str] = ()) -> Upstream | None:
         """A slot of the least busy server that has the model; None while all are taken.
 
@@ -142,12 +188,8 @@ class Pool:
             raise Refusal(
                 503, f"no server with {model!r} answers now; ask again soon", "no_server", retry_after_s=5
             )
-        free = [each for each in able if each.busy < each.slots]
-        if not free:
-            return None
-        # A learner's own server first: nobody else can use it.
-        chosen = min(free, key=lambda each: (each.owner is None, each.busy / each.slots, each.name))
-        chosen.busy += 1
+        if chosen := least_busy(able):
+            chosen.busy += 1
         return chosen
 
     def give_back(self, upstream: Upstream) -> None:
@@ -173,10 +215,19 @@ class Pool:
         self._all.pop(name)
 
 
+def _without_files(model: Model) -> Model:
+    """A model as others may know it: where its files lie is the teacher's business."""
+    reference = model.reference
+    if not reference.startswith(("hf:", "ollama:")):  # these are the same everywhere
+        scheme = "synthetic:" if reference.startswith("synthetic:") else ""
+        reference = scheme + Path(reference.removeprefix(scheme)).name
+    return replace(model, reference=reference, path=Path(model.path.name), files=())
+
+
 def _look() -> list[tuple[Record, bool]] | None:
-    """All servers of the user, and whether each answers."""
+    """All servers of the user, and whether each answers; not those of rooms, which would go round in circles."""
     try:
-        return [(record, _healthy(record)) for record in registry.find_all()]
+        return [(record, _healthy(record)) for record in registry.find_all() if not record.endpoint.url]
     except LabError:
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 from llmlab.classrooms.refusals import Refusal
@@ -93,24 +94,27 @@ class Turns(Generic[S]):
 
     def serve(self) -> None:
         """Give slots to those whose turn it is, until none is free for anybody."""
-        stuck: set[str] = set()
-        while ready := [name for name in self._waiting if name not in stuck]:
-            learner = min(ready, key=self._order)
+        # Who is given a slot changes nobody else's order: each learner is asked once, and once more per slot.
+        order = [(self._order(name), name) for name in self._waiting]
+        heapify(order)
+        while order:
+            _, learner = heappop(order)
             waiter = self._waiting[learner][0]
             try:
                 slot = None if waiter.granted.done() else waiter.pick()
             except Refusal as refusal:
                 self.leave(waiter)
                 waiter.granted.set_exception(refusal)
-                continue
-            if slot is None:
-                stuck.add(learner)
-                continue
-            self.leave(waiter)
-            self._turn += 1
-            self._last[learner] = self._turn
-            self._answering[learner] += 1
-            waiter.granted.set_result(slot)
+            else:
+                if slot is None:
+                    continue
+                self.leave(waiter)
+                self._turn += 1
+                self._last[learner] = self._turn
+                self._answering[learner] += 1
+                waiter.granted.set_result(slot)
+            if learner in self._waiting:
+                heappush(order, (self._order(learner), learner))
 
     def ahead(self, waiter: Waiter[S]) -> int:
         """How many requests will be served before this one, as things stand."""

@@ -45,6 +45,7 @@ class Client:
         endpoint: Where it listens.
         verify: Checks the peer of every new connection, before anything is sent.
         opener: Makes the connections, where the endpoint is neither a socket nor a port.
+        model: What the server calls its model, if it has to be told; "" to say nothing.
     """
 
     def __init__(
@@ -53,8 +54,11 @@ class Client:
         endpoint: Endpoint,
         verify: Verify | None = None,
         opener: Opener | None = None,
+        *,
+        model: str = "",
     ) -> None:
         self._name = name
+        self._model = model
         self._endpoint = endpoint
         self._verify = verify
         self._opener = opener
@@ -100,7 +104,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise gone(self._name, error) from error
         if response.status != http.HTTPStatus.OK:
-            raise refused(self._name, response.status, body)
+            raise refused(self._name, response.status, body, response.getheader("Retry-After"))
         if len(body) > _MOST_BYTES:
             raise RequestError(
                 f"server {self._name!r} answered {path} with more than {_MOST_BYTES >> 20} MiB"
@@ -113,6 +117,7 @@ class Client:
         on_text: Callable[[str], None],
         cancel: Cancel | None = None,
         on_wait: Callable[[], None] | None = None,
+        on_comment: Callable[[str], None] | None = None,
     ) -> Answer:
         """Ask, and hand on the answer piece by piece as it is read.
 
@@ -121,6 +126,7 @@ class Client:
             on_text: Called with each non-empty piece of text.
             cancel: Ends it from another thread, as Ctrl-C does from this one.
             on_wait: Called every two seconds while nothing has come; what it raises ends the question.
+            on_comment: Called with each comment in the stream, as a room sends to those who wait. Untrusted.
 
         Raises:
             AskInterrupted: On Ctrl-C; the connection is closed and the server
@@ -134,6 +140,8 @@ class Client:
                 what had come is in its `answer` attribute.
         """
         body, found = request.body()
+        if self._model:
+            body["model"] = self._model
         payload = json.dumps(body).encode()
         progress = Progress(self._name, time.perf_counter(), found)
         cancel = cancel or Cancel()
@@ -151,8 +159,9 @@ class Client:
                 # and closing that is what makes the server stop.
                 with self._begun(connection, progress, request.timeout_s, on_wait) as response:
                     if response.status != http.HTTPStatus.OK:
-                        raise refused(self._name, response.status, response.read(_ERROR_BYTES))
-                    reading.read(self._name, response, request, progress, on_text)
+                        again = response.getheader("Retry-After")
+                        raise refused(self._name, response.status, response.read(_ERROR_BYTES), again)
+                    reading.read(self._name, response, request, progress, on_text, on_comment)
         except KeyboardInterrupt:
             raise self._interrupted(progress) from None
         except reading.Unshown as error:
@@ -296,7 +305,7 @@ class Client:
         return None, "the connection is closed, and the server is still busy (with this or another request)"
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Host": "localhost", "Connection": "close"}
+        headers = {"Host": self._endpoint.host, "Connection": "close"}
         # The key of an endpoint for other tools is none of the engine's business.
         if self._endpoint.key_file and self._endpoint.exposed_port is None:
             key = self._endpoint.key_file.read_text(encoding="ascii").strip()

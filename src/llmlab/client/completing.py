@@ -14,6 +14,8 @@ from llmlab.client.exchange import Completion, count, figure
 from llmlab.errors import RequestError
 from llmlab.specs import EngineName
 
+# Ollama ends where the model does, whatever is asked for; vLLM takes beginnings from its cache.
+_INEXACT = frozenset({"ollama", "vllm"})
 EXACT = "x-llmlab-exact"
 """Header of a request to be answered with exactly `max_tokens` tokens, with nothing reused from before."""
 
@@ -37,8 +39,10 @@ def completion(engine: EngineName, prompt: Sequence[int] | str, tokens: int, see
     """Continue a prompt, the likeliest token each time, whether the model would end or not.
 
     Raises:
-        RequestError: If that engine takes no token ids, and the prompt is of them.
+        RequestError: If that engine takes no token ids, and the prompt is of them, or if it has
+            no such requests.
     """
+    _check(engine)
     if engine == "llama-cpp-python":
         if not isinstance(prompt, str):
             raise RequestError(f"{engine} takes no token ids", hint="give it a text")
@@ -64,7 +68,11 @@ def tokens(engine: EngineName, text: str, *, whole: bool) -> Asked:
         engine: Who is asked; llama-cpp-python always takes it for a whole prompt.
         text: The text.
         whole: Whether it is a whole prompt, which some models begin with a token of their own.
+
+    Raises:
+        RequestError: If that engine has no such requests.
     """
+    _check(engine)
     if engine == "llama-cpp-python":
         return Asked(path="/extras/tokenize", body={"input": text})
     return Asked(path="/tokenize", body={"content": text, **({"add_special": True} if whole else {})})
@@ -114,6 +122,19 @@ def read(
         first=first,
         client_generated_s=moments[-1] - moments[0] if alone else None,
     )
+
+
+def _check(engine: EngineName) -> None:
+    """Refuse what cannot be asked for in that engine's words.
+
+    Raises:
+        RequestError: With what can.
+    """
+    if engine in _INEXACT:
+        raise RequestError(
+            f"{engine} cannot be told to continue a prompt by exactly so many tokens with nothing from its cache",
+            hint="exact comparisons are between llama-server and llama-cpp-python; ask tells its figures, too",
+        )
 
 
 def _is_piece(event: dict[str, Any]) -> bool:

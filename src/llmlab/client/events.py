@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmlab.errors import RequestError
@@ -14,7 +14,9 @@ _READ_BYTES = 65536
 _EVENT_BYTES = 1 << 20
 
 
-def events(response: http.client.HTTPResponse, timeout_s: float) -> Iterator[tuple[float, dict[str, Any]]]:
+def events(
+    response: http.client.HTTPResponse, timeout_s: float, on_comment: Callable[[str], None] | None = None
+) -> Iterator[tuple[float, dict[str, Any]]]:
     """The JSON objects of a server-sent event stream, up to its `[DONE]`.
 
     Each with the moment at which it was read. Events that were read at once have
@@ -24,6 +26,7 @@ def events(response: http.client.HTTPResponse, timeout_s: float) -> Iterator[tup
     Args:
         response: The stream.
         timeout_s: Longest wait for the next event, seconds.
+        on_comment: Called with the text of each comment.
 
     Raises:
         RequestError: If an event is not a JSON object.
@@ -38,6 +41,8 @@ def events(response: http.client.HTTPResponse, timeout_s: float) -> Iterator[tup
         if len(buffer) > _EVENT_BYTES:
             raise RequestError(f"the server sent a line of more than {_EVENT_BYTES} bytes")
         for line in lines:
+            if on_comment and line.startswith(b":"):
+                on_comment(line[1:].decode(errors="replace").strip())
             if not line.startswith(b"data:"):
                 continue
             text = line[5:].strip()

@@ -178,7 +178,7 @@ class _Made:
             )
         own = {b"host", b"authorization"}
         headers = [(name, value) for name, value in request.headers.raw if name.lower() not in own]
-        headers.append((b"Host", b"localhost"))
+        headers.append((b"Host", self.reached.endpoint.host.encode()))
         if key := self.reached.key():
             headers.append((b"Authorization", f"Bearer {key}".encode("ascii")))
         return self.httpcore.Request(

@@ -34,6 +34,7 @@ def read(
     request: ChatRequest,
     progress: Progress,
     on_text: Callable[[str], None],
+    on_comment: Callable[[str], None] | None = None,
 ) -> None:
     """Read an answer to its end.
 
@@ -43,13 +44,14 @@ def read(
         request: What was asked.
         progress: Where the answer is noted.
         on_text: Called with each non-empty piece of text.
+        on_comment: Called with each comment.
 
     Raises:
         RequestError: If that is no answer; what had come is in its `answer` attribute.
         TimeoutError: If no event comes in time.
         Unshown: If `on_text` raised an `OSError`.
     """
-    found = unfailed(name, events(response, request.timeout_s))
+    found = unfailed(name, events(response, request.timeout_s, on_comment))
     try:
         for read_at, event in _ended(name, found, request.max_tokens):
             piece = _taken(name, progress, event, read_at)

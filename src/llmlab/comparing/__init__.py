@@ -134,7 +134,7 @@ def compare(  # noqa: PLR0913 - each is an option of the command line
             minutes=minutes,
             seed=secrets.randbelow(2**31) if seed is None else seed,
         )
-    machine, others = environment.look(), len(registry.find_all())
+    machine, others = environment.look(), registry.count_here()
     report = reporter()
     report.begin(f"compare {pair[0].title} and {pair[1].title}", ("start", "A/A", "blocks"))
     failed = True

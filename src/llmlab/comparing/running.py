@@ -15,7 +15,7 @@ from llmlab.client import Completion
 from llmlab.comparing.asking import Asking, Setting, by_client, rate, ttft_s
 from llmlab.comparing.card import Arm, Request
 from llmlab.errors import BackendError
-from llmlab.lab import Server, registry, sources
+from llmlab.lab import Server, holding, registry
 from llmlab.telemetry.cgroup import CgroupSource
 from llmlab.telemetry.gpu_share import GpuShare
 from llmlab.telemetry.host import HostSource
@@ -68,7 +68,7 @@ def started(start: Callable[[], Server]) -> Started:
         return Started(
             record=server.record,
             client=registry.client(server.record),
-            pid=sources.server_pid(server.record),
+            pid=holding.server_pid(server.record),
             stop=lambda grace_s: server.stop(grace_s=grace_s),
             start_s=seconds,
         )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 
 from llmlab.engines import plugins
@@ -23,7 +23,11 @@ GROUP = "llmlab.engines"
 _ENGINES = {
     "llama-server": "llama_server",
     "llama-cpp-python": "llama_cpp_python",
+    "ollama": "ollama",
+    "vllm": "vllm",
 }
+# Those that load llama.cpp's libraries as they are built or found here.
+_LLAMA_CPP = frozenset({"llama-server", "llama-cpp-python"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +54,60 @@ class Paths:
     library_dir: PurePosixPath | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """The published image of an engine that llmlab makes none of, and what it needs of its container.
+
+    Attributes:
+        name: Repository and tag.
+        program: Its program there: a path, or a name that is looked for on the image's PATH.
+        banner: Pattern of what the program says when it is asked for its `--version`; None
+            where asking takes as long as a start.
+        version: Where its server tells its version, as JSON.
+        needs_gpu: Whether this image computes on GPUs only.
+        without_gpu: What to do where there is none.
+        loopback: Whether its processes talk to each other through the internet family.
+        pids: Least limit of processes and threads.
+        open_files: Least limit of open files.
+        scratch_mib: Least size of the scratch directory.
+        scratch_exec: Whether it loads code from there that it has compiled.
+        shm_mib: Size of its shared memory; None for the container engine's own.
+    """
+
+    name: str
+    program: str
+    banner: str | None = None
+    version: str | None = None
+    needs_gpu: bool = False
+    without_gpu: str = ""
+    loopback: bool = False
+    pids: int = 0
+    open_files: int = 0
+    scratch_mib: int = 0
+    scratch_exec: bool = False
+    shm_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file that an engine looks for among its models.
+
+    Attributes:
+        target: Its path below the directory of the models.
+        source: The file, or its bytes.
+    """
+
+    target: str
+    source: Path | bytes
+
+
 class Engine(Protocol):
-    """An engine as a module: these names at its top level."""
+    """An engine as a module: these names at its top level.
+
+    llmlab's own may also have `IMAGE`, an `Image`; `model_files(spec)`, where a model is more
+    than its file; `notes(spec)`, what the user should know; and `PARALLEL`, if it answers
+    several requests at the same time.
+    """
 
     NAME: EngineName
     BACKENDS: frozenset[BackendName]
@@ -84,9 +140,38 @@ def engine_names() -> tuple[str, ...]:
     return (*_ENGINES, *plugins.names(GROUP, _ENGINES))
 
 
-def is_built_in(name: str) -> bool:
-    """Whether an engine is one of llmlab's own, which run llama.cpp."""
-    return name in _ENGINES
+def runs_llama_cpp(name: str) -> bool:
+    """Whether an engine is one of llmlab's own that load llama.cpp's libraries themselves."""
+    return name in _LLAMA_CPP
+
+
+def image_of(engine: Engine) -> Image | None:
+    """The published image of an engine; None if llmlab makes its image, or it has none."""
+    found: Image | None = getattr(engine, "IMAGE", None)
+    return found
+
+
+def is_parallel(engine: Engine) -> bool:
+    """Whether an engine answers several requests at the same time."""
+    return bool(getattr(engine, "PARALLEL", False))
+
+
+def model_files(engine: Engine, spec: ServeSpec) -> tuple[ModelFile, ...]:
+    """What an engine finds in the directory of the models.
+
+    Raises:
+        LabError: If it cannot serve that model.
+    """
+    if found := getattr(engine, "model_files", None):
+        return tuple(found(spec))
+    # A model may be a link into a store, so that its name and its place differ.
+    return tuple(ModelFile(path.name, path) for path in spec.model.files)
+
+
+def notes(engine: Engine, spec: ServeSpec) -> tuple[str, ...]:
+    """What the user should know about how an engine serves a model."""
+    found = getattr(engine, "notes", None)
+    return tuple(found(spec)) if found else ()
 
 
 def engine(name: str) -> Engine:

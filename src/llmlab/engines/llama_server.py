@@ -14,6 +14,7 @@ BACKENDS: Final[frozenset[BackendName]] = frozenset({"native", "container"})
 UNIX_SOCKETS: Final = True
 HEALTH_PATH: Final = "/health"
 METRICS: Final = True
+PARALLEL: Final = True
 
 # Requests that may wait for a slot before it makes further threads for them: a class, and who watches it.
 _WAITING: Final = 72

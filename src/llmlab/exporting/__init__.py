@@ -12,17 +12,29 @@ from llmlab.errors import UnknownNameError, UsageError
 from llmlab.exporting import writing
 from llmlab.exporting.controls import Handled, handled
 from llmlab.exporting.manifests import Manifest, manifests
-from llmlab.exporting.pods import KEY, LOADER, Cluster, GpuResource, key_name
+from llmlab.exporting.pods import KEY, LOADER, Cluster, key_name
 from llmlab.exporting.subjects import Options, Subject, find, label
 from llmlab.exporting.views import KubernetesExport, Step
 from llmlab.isolation.profile import MODEL_DIR
-from llmlab.profiles import ProfileName
+from llmlab.profiles import GpuMaker, GpuRequest, ProfileName, parse_gpus
 from llmlab.specs import KvType
 
 __all__ = ["Handled", "KubernetesExport", "Manifest", "Step", "Target", "export"]
 
 Target = Literal["kubernetes"]
-_ACCELERATORS: dict[GpuResource, str] = {"nvidia.com/gpu": "cuda", "amd.com/gpu": "hip"}
+# What device plug-ins call GPUs → what llama.cpp must be compiled for; a MIG slice has its size in its name.
+_ACCELERATORS = {
+    "nvidia.com/gpu": "cuda",
+    "amd.com/gpu": "hip",
+    "gpu.intel.com/i915": "vulkan",
+    "gpu.intel.com/xe": "vulkan",
+}
+_SLICE = re.compile(r"nvidia\.com/mig-\d{1,2}(c\.\d{1,2})?g\.\d{1,4}gb(\.me)?")
+_RESOURCES: dict[GpuMaker, str] = {
+    "nvidia": "nvidia.com/gpu",
+    "amd": "amd.com/gpu",
+    "intel": "gpu.intel.com/i915",
+}
 
 _IMAGE = re.compile(
     r"(?P<host>[a-z0-9-]+(\.[a-z0-9-]+)*(:\d{1,5})?)(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
@@ -45,7 +57,7 @@ def export(  # noqa: PLR0913 - each is an option of the command line
     gateway: Annotated[str, Arg(metavar="NAMESPACE")] = "llmlab-gateway",
     into: Annotated[str | Path | None, Arg(metavar="DIR", completes="path")] = None,
     gpus: int | None = None,
-    gpu_resource: GpuResource = "nvidia.com/gpu",
+    gpu_resource: Annotated[str | None, Arg(metavar="RESOURCE")] = None,
     profile: ProfileName | None = None,
     context: int | None = None,
     slots: int | None = None,
@@ -75,7 +87,9 @@ def export(  # noqa: PLR0913 - each is an option of the command line
         into: Write a folder for kustomize. Unset: one file, to the output.
         gpus: Number of GPUs. Unset: as many as the server has; of a model none, or one with
             the profile gpu.
-        gpu_resource: What the cluster's nodes call them.
+        gpu_resource: What the cluster's nodes call them: nvidia.com/gpu, nvidia.com/mig-1g.10gb
+            and other slices, amd.com/gpu, gpu.intel.com/i915 or gpu.intel.com/xe. Unset: that of
+            the server's GPUs, or nvidia.com/gpu.
         profile: sealed (unset means this), gpu or exposed; what is not isolated is refused.
         context: Of a model: tokens of context for each request.
         slots: Of a model: requests answered at the same time. Unset: 4.
@@ -93,8 +107,8 @@ def export(  # noqa: PLR0913 - each is an option of the command line
     """
     if target not in get_args(Target):
         raise UnknownNameError("target", target, get_args(Target))
-    if gpu_resource not in get_args(GpuResource):
-        raise UnknownNameError("GPU resource", gpu_resource, get_args(GpuResource))
+    if gpu_resource and gpu_resource not in _ACCELERATORS and not _SLICE.fullmatch(gpu_resource):
+        raise UnknownNameError("GPU resource", gpu_resource, (*_ACCELERATORS, "nvidia.com/mig-1g.10gb"))
     if program is not None and not re.fullmatch(r"/[\w./+-]+", program):
         raise UsageError(f"{program!r} is no program's path", hint="such as --program /app/llama-server")
     options = Options(
@@ -107,7 +121,7 @@ def export(  # noqa: PLR0913 - each is an option of the command line
         profile=profile,
         gpus=gpus,
         gpu_layers=None if gpu_layers is None else str(gpu_layers),
-        accelerator=_ACCELERATORS[gpu_resource],
+        accelerator=_ACCELERATORS.get(gpu_resource or "", "cuda"),
     )
     subject = find(source, name, program, options)
     cluster = Cluster(
@@ -119,7 +133,7 @@ def export(  # noqa: PLR0913 - each is an option of the command line
             "--tools-image",
             "one with sh and sha256sum, such as busybox, by the digest in your registry",
         ),
-        gpu_resource=gpu_resource,
+        gpu_resource=gpu_resource or _resource(subject),
     )
     place = None if into is None else Path(into).expanduser().absolute()
     found = KubernetesExport(
@@ -134,6 +148,21 @@ def export(  # noqa: PLR0913 - each is an option of the command line
     if place is not None:
         writing.folder(place, found.manifests, found.comments())
     return found
+
+
+def _resource(subject: Subject) -> str:
+    """What device plug-ins call a server's GPUs.
+
+    Raises:
+        UsageError: If they are slices, whose size is not known here.
+    """
+    request = parse_gpus(subject.profile.gpus) if subject.gpus and subject.profile.gpus else GpuRequest()
+    if any(":" in name or name.startswith("MIG-") for name in request.names):
+        raise UsageError(
+            f"{subject.name} has a MIG slice, and clusters call these by their size",
+            hint="say which: --gpu-resource nvidia.com/mig-1g.10gb",
+        )
+    return _RESOURCES[request.maker]
 
 
 def _image(given: str | None, option: str, how: str) -> str:

@@ -89,7 +89,8 @@ def _files() -> list[Handled]:
 
 
 def _rights(subject: Subject) -> list[Handled]:
-    asked = "sockets of the unix family only" if subject.profile.seccomp == "unix" else "the engine's own"
+    families = {"unix": "sockets of the unix family only", "loopback": "unix and internet sockets only"}
+    asked = families.get(subject.profile.seccomp, "the engine's own")
     return [
         Handled(control="capabilities", fields=(f"{SERVER}.securityContext.capabilities.drop",)),
         Handled(control="no new privileges", fields=(f"{SERVER}.securityContext.allowPrivilegeEscalation",)),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from llmlab import engines
 from llmlab.exporting.subjects import Subject
 from llmlab.isolation.profile import MODEL_DIR, PORT, SCRATCH
 
-GpuResource = Literal["nvidia.com/gpu", "amd.com/gpu"]
 KEY = "api-key"
 LOADER = "model"
 """The container that waits for the model's files."""
@@ -50,7 +49,7 @@ class Cluster:
     gateway: str
     image: str
     tools_image: str
-    gpu_resource: GpuResource = "nvidia.com/gpu"
+    gpu_resource: str = "nvidia.com/gpu"
 
 
 def key_name(subject: Subject) -> str:

@@ -14,7 +14,7 @@ from llmlab.backends import image
 from llmlab.builds import find_build
 from llmlab.errors import MemoryFitError, UnknownNameError, UsageError
 from llmlab.lab import planning, registry
-from llmlab.profiles import PROFILES, SEALED, Profile, ProfileName
+from llmlab.profiles import PROFILES, SEALED, Profile, ProfileName, parse_gpus
 from llmlab.specs import KvType, Limits, Record, ServeSpec
 from llmlab.weights import anatomy, fit, store
 
@@ -145,6 +145,7 @@ def _running(record: Record, program: str | None, options: Options) -> Subject:
             f"{record.name} is a server with options of its own: {given} cannot be changed",
             hint="leave it out, or export a model in place of the server",
         )
+    registry.require_here(record, "an export")
     if record.backend != "container" or record.profile is None or record.limits is None:
         raise UsageError(
             f"{record.name} runs on backend {record.backend}: there is no isolation to export",
@@ -280,9 +281,10 @@ def _count(gpus: str | None, asked: int | None) -> int:
         if asked:
             raise UsageError("this server has no GPU", hint="export its model with --gpus 1")
         return 0
-    if gpus == "all" and asked is None:
+    request = parse_gpus(gpus)
+    if request.all and asked is None:
         raise UsageError("this server may use all GPUs of this machine", hint="say how many: --gpus 1")
-    return asked or len(gpus.split(","))
+    return asked or len(request.names) or request.count or 1
 
 
 def _numbers(user: str) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llmlab.isolation.gpus import is_drivers
+
 _MIB = 1024 * 1024
 
 
@@ -178,6 +180,9 @@ def _mounts(values: Any) -> Iterator[Part]:
         if options.get("NoCopy"):
             fields.append("volume-nocopy")
         target = str(mount["Target"])
+        if is_drivers(target):
+            yield Part(("--mount", _csv(fields)), "GPU driver")
+            continue
         models = "models" if mount.get("ReadOnly") else "writable models"
         control = models if target.startswith("/models") else "other mounts"
         yield Part(("--mount", _csv(fields)), "socket directory" if target == "/run/llmlab" else control)
@@ -231,6 +236,12 @@ def _devices(values: Any) -> Iterator[Part]:
         yield Part(("--device", ":".join(words)), "devices")
 
 
+def _variables(values: Any) -> Iterator[Part]:
+    for value in values or ():
+        control = "kernel cache" if str(value).startswith("CUDA_CACHE_") else "environment"
+        yield Part(("--env", str(value)), control)
+
+
 def _labels(values: Any) -> Iterator[Part]:
     for key, value in (values or {}).items():
         yield Part(("--label", f"{key}={value}"), "labels")
@@ -270,15 +281,15 @@ _HOST: dict[str, _Flags] = {
     "DeviceRequests": _gpus,
     "Devices": _devices,
     "Runtime": _value("--runtime", "namespaces"),
-    "ShmSize": _size("--shm-size", "ipc"),
-    "GroupAdd": _each("--group-add", "user"),
+    "ShmSize": _size("--shm-size", "shared memory"),
+    "GroupAdd": _each("--group-add", "device group"),
     "Init": _init,
     "LogConfig": _log,
     "RestartPolicy": _restart,
 }
 _TOP: dict[str, _Flags] = {
     "User": _user,
-    "Env": _each("--env", "environment"),
+    "Env": _variables,
     "WorkingDir": _value("--workdir", "working directory"),
     "ExposedPorts": _ports,
     "Healthcheck": _health,

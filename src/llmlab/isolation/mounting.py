@@ -32,9 +32,13 @@ _GPU = re.compile(r"nvidia|/dev/dri|/dev/kfd|/dev/dxg|cuda|vdpau|wsl")
 
 def models(s: Sources) -> Control:
     """The model's files: there, the right ones, and not to be written."""
-    wanted = [_model(path) for path in s.record.spec.model.files]
+    wanted = _models(s)
     read_only = s.profile.models_read_only
     recorded = {str(m.get("Destination")): m for m in s.entry.get("Mounts") or ()}
+    if s.record.replicas:
+        # The gateway in front of those that have them.
+        there = sorted(target for target in recorded if target.startswith(MODEL_DIR))
+        return control("models", "none", ", ".join(there) or "none", None, not there)
     volume = recorded.get(MODEL_DIR)
     if volume is not None and volume.get("Type") == "volume" and s.record.transport == "relay":
         # An engine on another machine has the files in a volume of its own.
@@ -61,7 +65,7 @@ def models(s: Sources) -> Control:
 def other_mounts(s: Sources) -> Control:
     """Everything else of the machine: only what was asked for."""
     wanted = _wanted(s)
-    own = {_model(path).target for path in s.record.spec.model.files}
+    own = set() if s.record.replicas else {mount.target for mount in _models(s)}
     if s.record.transport == "relay":
         own.add(MODEL_DIR)
     recorded, verdicts = [], []
@@ -161,8 +165,12 @@ def _wanted(s: Sources) -> dict[str, Mount]:
     return {mount.target: mount for mount in (*s.profile.mounts, *s.mounts)}
 
 
-def _model(path: Any) -> Mount:
-    return Mount(source=str(path.resolve()), target=f"{MODEL_DIR}/{path.name}")
+def _models(s: Sources) -> list[Mount]:
+    """The model's files, as they were asked for."""
+    return list(s.models) or [
+        Mount(source=str(path.resolve()), target=f"{MODEL_DIR}/{path.name}")
+        for path in s.record.spec.model.files
+    ]
 
 
 def _same(entry: dict[str, Any], mount: Mount) -> bool:

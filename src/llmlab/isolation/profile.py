@@ -17,6 +17,7 @@ from llmlab.specs import Limits
 SOCKET_DIR = "/run/llmlab"
 MODEL_DIR = "/models"
 SCRATCH = "/tmp"  # noqa: S108 - the container's own
+_AF_INET, _AF_INET6, _AF_NETLINK = 2, 10, 16
 PORT = 8080
 """Where an engine listens in a container that it can be reached in through TCP."""
 CLOSED = "ro,nosuid,nodev,noexec,size=64k,mode=755"
@@ -121,8 +122,8 @@ def closed_volumes(profile: Profile, volumes: Iterable[str]) -> dict[str, str]:
 
 def _security(profile: Profile) -> list[str]:
     options = ["no-new-privileges:true"] if profile.no_new_privileges else []
-    if profile.seccomp == "unix":
-        options.append(f"seccomp={seccomp_profile()}")
+    if profile.seccomp in {"unix", "loopback"}:
+        options.append(f"seccomp={seccomp_profile(loopback=profile.seccomp == 'loopback')}")
     elif profile.seccomp == "unconfined":
         options.append("seccomp=unconfined")
     return options
@@ -149,7 +150,25 @@ def _bytes(mib: int | None) -> int | None:
     return None if mib is None else mib * 1024 * 1024
 
 
-def seccomp_profile() -> str:
-    """The packaged system-call filter, as the one-line JSON that the API takes."""
+def seccomp_profile(*, loopback: bool = False) -> str:
+    """The packaged system-call filter, as the one-line JSON that the API takes.
+
+    Args:
+        loopback: Allow sockets of the internet family, too, and asking the kernel for
+            interfaces: what programs need that talk to each other by the loopback interface.
+    """
     text = resources.files("llmlab.isolation").joinpath("seccomp.json").read_text(encoding="utf-8")
-    return json.dumps(json.loads(text), separators=(",", ":"))
+    found = json.loads(text)
+    if loopback:
+        found["syscalls"] += [_socket(family) for family in (_AF_INET, _AF_INET6)]
+        # Protocol 0 of netlink is the one of routes and interfaces.
+        found["syscalls"].append(_socket(_AF_NETLINK, _equal(2, 0)))
+    return json.dumps(found, separators=(",", ":"))
+
+
+def _socket(family: int, *more: dict[str, Any]) -> dict[str, Any]:
+    return {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [_equal(0, family), *more]}
+
+
+def _equal(index: int, value: int) -> dict[str, Any]:
+    return {"index": index, "value": value, "op": "SCMP_CMP_EQ"}

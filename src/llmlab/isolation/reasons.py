@@ -74,6 +74,16 @@ REASONS: Final[dict[str, Reason]] = {
     "working directory": Reason("Where the program begins."),
     "health check": Reason("No program of the image's is run at intervals; llmlab asks the server itself."),
     "restart": Reason("Without one, a server that ends stays ended, so that it can be seen why."),
+    "kernel cache": Reason(
+        "CUDA keeps what it compiles for the card in the scratch directory: nothing else can be written."
+    ),
+    "device group": Reason("The GPU's device files belong to this group; nothing else of it is in there."),
+    "shared memory": Reason(
+        "The engine's own processes pass data through it; no other program sees it.", "5.17"
+    ),
+    "GPU driver": Reason(
+        "The driver's libraries, read-only: they have to be those of this machine's kernel."
+    ),
     "core dumps": Reason("A crash writes no memory, with prompts in it, to the disk."),
 }
 

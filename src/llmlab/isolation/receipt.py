@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from llmlab.isolation import capabilities, limiting, mounting
-from llmlab.isolation.gpus import asked
+from llmlab.isolation.devices import devices
 from llmlab.isolation.profile import seccomp_profile
 from llmlab.isolation.sources import Sources, control
 from llmlab.results_isolation import Control
@@ -24,7 +24,7 @@ def receipt(sources: Sources) -> tuple[Control, ...]:
 
 
 def _network(s: Sources) -> Control:
-    asked, recorded, faces = s.profile.network, s.host.get("NetworkMode"), s.facts.interfaces
+    asked, recorded, faces = s.network, s.host.get("NetworkMode"), s.facts.interfaces
     own = (s.facts.own_namespaces or {}).get("net")
     seen = None
     verdicts: list[bool | None] = [_same_network(asked, recorded)]
@@ -132,6 +132,7 @@ def _system_calls(s: Sources) -> Control:
     asked = s.profile.seccomp
     words = {
         "unix": "filtered, unix sockets only",
+        "loopback": "filtered, unix and internet sockets only",
         "default": "the engine's own filter",
         "unconfined": "not filtered",
     }
@@ -150,7 +151,7 @@ def _system_calls(s: Sources) -> Control:
     return control(
         "system calls",
         words[asked],
-        {**words, "unix": ours, "other": "another filter"}[recorded] if s.host else None,
+        {**words, "unix": ours, "loopback": ours, "other": "another filter"}[recorded] if s.host else None,
         seen,
         bool(s.host) and recorded == asked,
         None if s.facts.seccomp is None else s.facts.seccomp == _FILTERING or asked == "unconfined",
@@ -171,17 +172,22 @@ def _filter(text: str | None) -> str:
     if text == "unconfined":
         return text
     try:
-        return "unix" if json.loads(text) == json.loads(seccomp_profile()) else "other"
+        found = json.loads(text)
     except ValueError:
         return "other"
+    if found == json.loads(seccomp_profile()):
+        return "unix"
+    return "loopback" if found == json.loads(seccomp_profile(loopback=True)) else "other"
 
 
 def _user(s: Sources) -> Control:
     asked, facts = s.record.user or "", s.facts
     recorded = (s.entry.get("Config") or {}).get("User")
+    groups = s.record.gpus.groups if s.record.gpus else ()
+    added = tuple(map(str, s.host.get("GroupAdd") or ()))
     root = not asked or asked.split(":")[0] == "0"
     seen = None
-    verdicts: list[bool | None] = [recorded == asked]
+    verdicts: list[bool | None] = [recorded == asked, added == tuple(map(str, groups))]
     if facts.uids is not None and facts.gids is not None:
         uid, gid = facts.uids[1], facts.gids[1]
         seen = f"uid {uid}, gid {gid}"
@@ -197,8 +203,14 @@ def _user(s: Sources) -> Control:
             verdicts.append(len(set(facts.uids)) == 1 and len(set(facts.gids)) == 1)
         if more := [group for group in facts.groups or () if group != gid]:
             seen += ", groups " + " ".join(map(str, more))
-            verdicts.append(None if not asked or root else False)
-    return control("user", asked or "the image's", recorded, seen, *verdicts, left_open=root)
+            more = [
+                group for group in more if facts.group_inside(group) not in groups and group not in groups
+            ]
+            verdicts.append(None if not more or not asked or root else False)
+    if recorded is not None and added:
+        recorded += f", groups {' '.join(added)}"
+    beside = f", groups {' '.join(map(str, groups))}, the GPU's" if groups else ""
+    return control("user", (asked or "the image's") + beside, recorded, seen, *verdicts, left_open=root)
 
 
 _KINDS = {"pid": "PidMode", "ipc": "IpcMode", "uts": "UTSMode", "cgroup": "CgroupnsMode"}
@@ -224,25 +236,6 @@ def _namespaces(s: Sources) -> Control:
         seen,
         *verdicts,
         left_open=bool(shared),
-    )
-
-
-def _devices(s: Sources) -> Control:
-    gpus, seen = s.profile.gpus, s.facts.gpu_nodes
-    found = asked(s.host)
-    right = found == ((f"GPUs {gpus}",) if gpus else ())
-    if gpus == "all":
-        # Where their files are named one by one, all have numbers.
-        right = len(found) == 1 and found[0].startswith("GPUs ")
-    verdicts: list[bool | None] = [bool(s.host) and right]
-    if seen is not None:
-        verdicts.append(bool(seen) == bool(gpus))
-    return control(
-        "devices",
-        f"GPUs {gpus}" if gpus else "none",
-        (", ".join(found) or "none") if s.host else None,
-        None if seen is None else ", ".join(seen) or "no GPU",
-        *verdicts,
     )
 
 
@@ -334,7 +327,7 @@ _LINES = (
     limiting.cpu,
     limiting.processes,
     limiting.open_files,
-    _devices,
+    devices,
     _label,
     _log,
     _image,

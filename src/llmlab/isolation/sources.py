@@ -24,6 +24,7 @@ class Sources:
         machine_bytes: Memory of the machine it runs on; None if that is not known.
         endpoint: What is seen of the endpoint, or None.
         endpoint_agrees: Whether that is what was asked for.
+        models: The model's files where an engine has them in another place than by their names.
         mounts: What the transport mounts; a source that is not known is "".
         tmpfs: Where it has a file system in memory.
         volumes: Where its image declares volumes that are to be closed.
@@ -37,6 +38,7 @@ class Sources:
     machine_bytes: int | None = None
     endpoint: str | None = None
     endpoint_agrees: bool | None = None
+    models: tuple[Mount, ...] = ()
     mounts: tuple[Mount, ...] = ()
     tmpfs: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
@@ -47,6 +49,11 @@ class Sources:
     def profile(self) -> Profile:
         """The isolation asked for."""
         return self.record.profile or SEALED
+
+    @property
+    def network(self) -> str:
+        """The network asked for; a gateway to replicas stands in theirs."""
+        return self.record.overlay if self.record.overlay and self.record.replicas else self.profile.network
 
     @property
     def limits(self) -> Limits:

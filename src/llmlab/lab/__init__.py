@@ -15,7 +15,8 @@ from llmlab.backends import backend_names
 from llmlab.engines import engine_names
 from llmlab.errors import UsageError
 from llmlab.lab import dry_run as dry
-from llmlab.lab import launch, registry
+from llmlab.lab import launch, placing, registry
+from llmlab.lab import replicas as several
 from llmlab.lab import usage as measured
 from llmlab.lab.planning import Wish
 from llmlab.lab.server import Server, check_timeout
@@ -42,7 +43,7 @@ def start(  # noqa: PLR0913 - each is an option of the command line
     cpus: float | None = None,
     profile: ProfileName | None = None,
     pids: int | None = None,
-    gpus: Annotated[str | None, Arg(metavar="all|0,1")] = None,
+    gpus: Annotated[str | None, Arg(metavar="N|all|device=0,1|amd|intel")] = None,
     gpu_layers: Annotated[str | None, Arg(metavar="all|N")] = None,
     root: Annotated[Literal["read-only", "writable"] | None, Arg(choices_as_flags=True)] = None,
     network: Network | None = None,
@@ -51,6 +52,8 @@ def start(  # noqa: PLR0913 - each is an option of the command line
     transport: Transport | None = None,
     image: str | None = None,
     restart: Annotated[str | None, Arg(metavar="no|on-failure[:N]")] = None,
+    on: Annotated[str | None, Arg(metavar="NODE|any", completes="node")] = None,
+    replicas: int | None = None,
     keep: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -72,7 +75,8 @@ def start(  # noqa: PLR0913 - each is an option of the command line
         name: What to call the server. Unset: the model's name, with a number
             if that is taken.
         engine: The program that serves it. Unset: llama-server, or
-            llama-cpp-python where only that is installed.
+            llama-cpp-python where only that is installed. ollama and vllm run in
+            containers only, from their published images.
         context: Tokens of context for each request. Unset: what the model was
             trained with, at most 4096.
         slots: Requests answered at the same time; llama-cpp-python has one.
@@ -89,9 +93,10 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             (the flags that tutorials have one type) or none (plain `docker
             run`). The last two are for comparing: they leave the network open.
         pids: Limit of processes and threads of a container.
-        gpus: GPUs that it may use: all, or indices such as 0,1. Unset: a container gets
-            none, a native server the one with the most free memory, if llama.cpp here was
-            compiled for GPUs.
+        gpus: GPUs that it may use, as docker has it: a number of them (those with the most
+            memory left), all, device=0,1, a UUID or a MIG slice (device=0:1); amd or amd=0,
+            intel or intel=0. Unset: a container gets none, a native server the one with the
+            most memory left, if llama.cpp here was compiled for GPUs.
         gpu_layers: How many of the model's layers go onto a GPU: all, or a number; 0 uses
             no GPU. Unset: as many as fit on the GPUs that it may use.
         root: Whether a container's root file system can be written.
@@ -103,9 +108,15 @@ def start(  # noqa: PLR0913 - each is an option of the command line
             the container engine's API, a sidecar container, or a published
             port. Unset: the tightest that works here.
         image: Use this container image in place of the one that is made from
-            the native engine's files; it must have /app/llama-server.
+            the native engine's files, or of the engine's published one. official, or
+            official:VARIANT, is the llama.cpp project's own: cpu, cuda, cuda13, rocm,
+            vulkan or intel; unset, the GPU decides. Another one must have /app/llama-server.
         restart: What the container engine does when the server dies: no (unset means this),
             or on-failure, which starts it anew up to 3 times, or N.
+        on: Start it on another machine's container engine: a node that `nodes` lists, an
+            address such as ssh://user@host, or any, the least loaded of them.
+        replicas: Start so many on the nodes of a cluster, behind one address; those that
+            are lost are replaced.
         keep: Keep the server when the notebook server or script that started
             it has ended. Servers started from a terminal are always kept.
         force: Start it even if it is predicted not to fit into memory. That can
@@ -127,34 +138,46 @@ def start(  # noqa: PLR0913 - each is an option of the command line
     failed = True
     try:
         registry.sweep()
-        wish = Wish(
-            model=model,
-            backend=backend,
-            name=name,
-            engine=engine,
-            context=context,
-            slots=slots,
-            threads=threads,
-            kv_type=kv_type,
-            memory=memory,
-            cpus=cpus,
-            pids=pids,
-            gpus=gpus,
-            gpu_layers=None if gpu_layers is None else str(gpu_layers),
-            profile=profile,
-            root=root,
-            network=network,
-            user=user,
-            expose=expose,
-            transport=transport,
-            image=image,
-            restart=restart,
-            keep=keep,
-            force=force,
-        )
-        # Who asks for a dry run knows what comes: no handle. The signature is that of
-        # everybody else's call; overloads would say all of it three times.
-        started = dry.dry_run(wish) if dry_run else Server(launch.launch(wish, timeout_s=timeout_s))
+        if replicas is not None and on == placing.ANY:
+            on = None  # a cluster's nodes are what there is to choose from
+        with placing.placed(on, native=backend == "native", gpus=gpus is not None) as node:
+            wish = Wish(
+                model=model,
+                backend=backend or ("container" if node else None),
+                name=name,
+                engine=engine,
+                context=context,
+                slots=slots,
+                threads=threads,
+                kv_type=kv_type,
+                memory=memory,
+                cpus=cpus,
+                pids=pids,
+                gpus=None if gpus is None else str(gpus),
+                gpu_layers=None if gpu_layers is None else str(gpu_layers),
+                profile=profile,
+                root=root,
+                network=network,
+                user=user,
+                expose=expose,
+                transport=transport,
+                image=image,
+                restart=restart,
+                on=node,
+                keep=keep,
+                force=force,
+            )
+            # Who asks for a dry run knows what comes: no handle. The signature is that of
+            # everybody else's call; overloads would say all of it three times.
+            if dry_run and replicas is not None:
+                raise UsageError("there is no single command for replicas", hint="leave --dry-run out")
+            started = (
+                dry.dry_run(wish)
+                if dry_run
+                else Server(launch.launch(wish, timeout_s=timeout_s))
+                if replicas is None
+                else Server(several.start(wish, replicas, timeout_s=timeout_s))
+            )
         failed = False
         return cast("Server", started)
     finally:
@@ -166,27 +189,35 @@ def stop(
     *,
     all: bool = False,  # noqa: A002 - docker's and ollama's word
     grace_s: float = 5.0,
+    forget: bool = False,
 ) -> Stopped:
     """Stop a server and remove everything that belongs to it.
+
+    A classroom that was joined is left: its address and key are forgotten here, and nothing
+    is stopped there.
 
     Args:
         name: The server. Unset: the only one there is.
         all: Stop all of your servers.
         grace_s: Seconds it may take to end by itself before it is killed.
+        forget: If its container engine does not answer, give the server up; what it left on
+            that node is removed by `nodes` when the node is back.
 
     Raises:
         UsageError: No such server, or several and none named.
+        DaemonError: Its container engine does not answer.
         ServerBusyError: Another process is starting or stopping it.
     """
     if all and name:
         raise UsageError("a name and --all do not go together", hint="leave one of them out")
     swept = registry.sweep()
     if all:
-        return Stopped(names=(*swept, *registry.stop_all(grace_s=grace_s)))
+        return Stopped(names=(*swept, *registry.stop_all(grace_s=grace_s, forget=forget)))
     if name is None and not registry.find_all():
         return Stopped(names=swept)
     record = registry.select(name, newest=False)
-    return Stopped(names=(record.name,) if registry.stop(record, grace_s=grace_s) else ())
+    several.refuse(record)
+    return Stopped(names=(record.name,) if registry.stop(record, grace_s=grace_s, forget=forget) else ())
 
 
 def ps(*, usage: bool = False) -> ServerList:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from llmlab import backends
+from llmlab.errors import UsageError
 from llmlab.specs import Record
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ class Doors:
     def base_url(self) -> str:
         """The address of its OpenAI-compatible API.
 
-        That of its endpoint for other tools, if it has one (`--expose`), or of its port.
+        That of its endpoint for other tools, if it has one (`--expose`), of its port, or of its classroom.
         Otherwise one that leads nowhere but through `http_client`.
         """
+        if self._record.endpoint.url:
+            return f"{self._record.endpoint}/v1"
         port = self._record.endpoint.exposed_port or self._record.endpoint.port
         return f"http://127.0.0.1:{port}/v1" if port else self._own_url()
 
@@ -71,7 +74,16 @@ class Doors:
         return httpx_transport.client(self._reached(), library, timeout_s=timeout_s)
 
     def async_http_client(self, *, library: Library | None = None, timeout_s: float = 300.0) -> Any:
-        """As `http_client`, for asyncio: an `httpx.AsyncClient`."""
+        """As `http_client`, for asyncio: an `httpx.AsyncClient`.
+
+        Raises:
+            UsageError: As `http_client`; or this is a classroom with TLS.
+        """
+        if (self._record.endpoint.url or "").startswith("https:"):
+            raise UsageError(
+                "there is no asyncio client of a classroom with TLS",
+                hint="http_client() and openai_kwargs() reach it",
+            )
         from llmlab.client import httpx_transport  # noqa: PLC0415 - likewise
 
         return httpx_transport.async_client(self._reached(), library, timeout_s=timeout_s)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 
 from llmlab import backends
 from llmlab.backends import Found
-from llmlab.client import Client, queueing
+from llmlab.client import Client, queueing, rooms
 from llmlab.errors import BackendError, ServerBusyError, ServerStoppedError
 from llmlab.lab import ending, registry
 from llmlab.reporting import reporter
@@ -17,6 +18,8 @@ from llmlab.specs import Record
 _NOTICED_S = 1.0
 _PAUSE_S = 0.05
 _LOG_LINES = 5
+# What a classroom says to those who wait for their turn.
+_PLACE = re.compile(r"waiting, position (\d{1,6})")
 
 
 def waits(record: Record, client: Client) -> None:
@@ -25,6 +28,9 @@ def waits(record: Record, client: Client) -> None:
     Raises:
         ServerBusyError: If nothing will, since it is halted.
     """
+    if record.endpoint.url:
+        reporter().waiting(queueing.waiting(None))
+        return
     with suppress(BackendError):
         found = backends.backend(record.backend).look(record)
         if found.held == "paused":
@@ -34,6 +40,12 @@ def waits(record: Record, client: Client) -> None:
                 hint=f"let it go on, or stop it: stop {record.name}",
             )
     reporter().waiting(queueing.waiting(client.queue()))
+
+
+def commented(comment: str) -> None:
+    """A server has said something beside its answer: a classroom tells the place in its queue."""
+    if found := _PLACE.fullmatch(comment):
+        reporter().waiting(f"waiting for its turn in the classroom: place {found[1]}")
 
 
 def say_why(record: Record, error: ServerBusyError) -> None:
@@ -52,6 +64,8 @@ def explained(record: Record, error: ServerStoppedError, asked: float) -> Server
         error: What its client has seen.
         asked: When the question was asked, seconds since the epoch.
     """
+    if record.endpoint.url and not registry.is_gone(record):
+        return rooms.unreached(record.endpoint.url, error)
     if registry.is_gone(record):
         better = ServerStoppedError(
             f"server {record.name!r} has been stopped",

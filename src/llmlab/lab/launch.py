@@ -14,7 +14,9 @@ from llmlab import backends, engines, runtime, weights
 from llmlab.backends import Backend, Starting
 from llmlab.builds import find_build
 from llmlab.client import ChatRequest, Client
+from llmlab.engines import gpu_trouble
 from llmlab.errors import (
+    MALFORMED,
     EngineMissingError,
     LabError,
     NameTakenError,
@@ -23,14 +25,16 @@ from llmlab.errors import (
     StartError,
     UsageError,
 )
-from llmlab.lab import ledger, offload, planning, registry
+from llmlab.lab import engine_gpus, ledger, placing, planning, registry, reservations, verdict
 from llmlab.lab.planning import Plan, Wish
+from llmlab.lab.reservations import Booking
 from llmlab.reporting import reporter
-from llmlab.specs import Process, Record, ServeSpec
+from llmlab.specs import GpuVerdict, Process, Record, ServeSpec
 from llmlab.weights import anatomy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _LOG_LINES = 15
+_LONG = 80
 # Looking at the process costs the container engine a call, asking for health does not.
 _LOOK_S = 0.2
 _FIRST_POLL_S, _LAST_POLL_S = 0.005, 0.1
@@ -68,30 +72,44 @@ class Decided:
             owner=owner,
             image=wish.image,
             gpus=self.plan.gpus,
+            gpu_ids=self.plan.gpu_ids,
             restarts=planning.parse_restart(wish.restart),
+            node=wish.on,
+            overlay=wish.overlay,
+            replica_of=wish.replica_of,
         )
 
 
-def decide(wish: Wish, *, fetch: bool = True) -> Decided:
+def decide(wish: Wish, *, fetch: bool = True, booking: Booking | None = None) -> Decided:
     """Choose engine and place, find the model, check that it fits.
 
     Args:
         wish: The arguments of `start`.
         fetch: Bring the model here if it is not.
+        booking: Where what it will take of a GPU is written down; None if nothing is to be started.
 
     Raises:
         LabError: As `llmlab.start`.
     """
     engine, choice = _engine(wish)
     place, notes = _place(wish, engine)
+    node = placing.machine_of(place.NAME, wish.on)
     # Before anything large is fetched or written, if it can be told by then.
-    planning.plan(wish, wish.model, weights.foresee(wish.model), engine.NAME, place.NAME)
+    planning.plan(wish, wish.model, weights.foresee(wish.model), engine.NAME, place.NAME, node)
     model = weights.resolve(wish.model, fetch=fetch)
-    plan = planning.plan(wish, model.name, anatomy.of_file(model.path), engine.NAME, place.NAME)
+    made_of = anatomy.of_file(model.path)
+    with booking.deciding(gpus=planning.may_use_gpus(wish, place.NAME, node)) if booking else nullcontext():
+        plan = planning.plan(wish, model.name, made_of, engine.NAME, place.NAME, node)
+        if booking:
+            booking.take(wish.name or model.name, plan.gpu_ids, plan.prediction.vram_mib)
+    spec = planning.spec(wish, model, plan.setting, node.cpus if node else None)
     return Decided(
         engine=engine,
         place=place,
-        spec=planning.spec(wish, model, plan.setting),
+        spec=replace(
+            spec,
+            gpu_share=engine_gpus.share(engine, gpus=plan.profile.gpus, vram_mib=plan.prediction.vram_mib),
+        ),
         plan=plan,
         notes=(*choice, *notes, *plan.notes),
     )
@@ -103,12 +121,18 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
     Raises:
         LabError: As `llmlab.start`. Nothing of the server is left then.
     """
-    decided = decide(wish)
+    with reservations.booking() as booking:
+        return _launched(wish, booking, timeout_s)
+
+
+def _launched(wish: Wish, booking: Booking, timeout_s: float) -> Record:
+    decided = decide(wish, booking=booking)
     engine, place, plan = decided.engine, decided.place, decided.plan
     model, notes = decided.spec.model, decided.notes
     for note in notes:
         reporter().note(note)
-    with _claim(wish.name, model.name) as claim:
+    with claimed(wish.name, model.name) as claim:
+        booking.name(claim.name)
         starting = decided.starting(wish, claim, owner=None if wish.keep else runtime.default_owner())
         record: Record | None = None
         # Ctrl-C as well: what was begun is taken back.
@@ -121,12 +145,16 @@ def launch(wish: Wish, *, timeout_s: float) -> Record:
             reporter().stage("load", model.name)
             await_ready(record, place, engine, timeout_s)
             place.settle(record)
-            there = offload.seen(
-                record, engine.offloaded(place.log(record)) if record.spec.gpu_layers else None
-            )
-            for note in there:
+            there = _version(record, engine)
+            seen = _on_gpu(record, place, engine)
+            for note in (*there, *([str(seen)] if seen else [])):
                 reporter().note(note)
-            record = replace(record, observed_mib=place.resident_mib(record), notes=(*record.notes, *there))
+            record = replace(
+                record,
+                observed_mib=place.resident_mib(record),
+                notes=(*record.notes, *there),
+                verdict=seen,
+            )
             claim.write(record)
             ledger.started(record)
             reporter().stage("ready", f"{record.name} answers at {record.endpoint}")
@@ -169,14 +197,19 @@ def _python_engine_is_whole() -> bool:
 def _place(wish: Wish, engine: engines.Engine) -> tuple[Backend, list[str]]:
     """The backend, and what to say about the choice. Never a silent downgrade."""
     if wish.backend:
-        return backends.backend(wish.backend), []
+        place = backends.backend(wish.backend)
+        if place.NAME == "native" and "native" not in engine.BACKENDS:
+            raise UsageError(
+                f"{engine.NAME} runs in a container only", hint="use --container, or --engine llama-server"
+            )
+        return place, []
     if "container" not in engine.BACKENDS:
         return backends.backend("native"), [f"{engine.NAME} runs natively only: not isolated"]
     container = backends.backend("container")
     problem = container.unavailable()
     if problem is None:
         return container, []
-    if wish.container_only():
+    if wish.container_only() or "native" not in engine.BACKENDS:
         raise problem
     note = f"{problem.message}: started natively, not isolated. To get a container: {problem.hint}"
     return backends.backend("native"), [note]
@@ -200,7 +233,12 @@ def candidate_names(wished: str | None, model_name: str, taken: Collection[str])
 
 
 @contextmanager
-def _claim(wished: str | None, model_name: str) -> Iterator[runtime.Claim]:
+def claimed(wished: str | None, model_name: str) -> Iterator[runtime.Claim]:
+    """The directory of a server to be started; one that has ended leaves its name to the next.
+
+    Raises:
+        NameTakenError: If a running server has the name that is wished for.
+    """
     taken = {record.name: record for record in registry.find_all()}
     candidates = candidate_names(wished, model_name, taken)
     if wished is not None and (record := taken.get(wished)):
@@ -250,6 +288,23 @@ def await_ready(record: Record, place: Backend, engine: engines.Engine, timeout_
         raise _failed(record, place, engine, error.message if found.running else found.detail) from None
 
 
+def _on_gpu(record: Record, place: Backend, engine: engines.Engine) -> GpuVerdict | None:
+    """Whether it computes on the GPU; None if it was to use none."""
+    log = place.log(record) if record.spec.gpu_layers else []
+    return verdict.look(record, engine, log, registry.client(record))
+
+
+def _version(record: Record, engine: engines.Engine) -> tuple[str, ...]:
+    """What a server out of a published image says of its version."""
+    image = engines.image_of(engine)
+    if image is None or image.version is None:
+        return ()
+    with suppress(LabError, *MALFORMED):
+        told = str(registry.client(record).get_json(image.version)["version"])[:_LONG]
+        return (f"{engine.NAME} says: version {told}",)
+    return ()
+
+
 def _first_token(client: Client, timeout_s: float) -> None:
     request = ChatRequest(prompt="Hello", max_tokens=1, temperature=0.0, timeout_s=timeout_s)
     answer = client.chat(request, lambda _: None)
@@ -261,7 +316,9 @@ def _failed(record: Record, place: Backend, engine: engines.Engine, what: str) -
     log: list[str] = []
     with suppress(LabError):
         log = place.log(record)
-    reason, hint = engine.explain(log) or ("", "see the log lines above" if log else "")
+    trouble = gpu_trouble.told(log) if record.spec.gpu_layers else None
+    known = (trouble.cause, trouble.remedy) if trouble and not trouble.blind else engine.explain(log)
+    reason, hint = known or ("", "see the log lines above" if log else "")
     return StartError(
         f"{record.name} did not start: {reason or what}" + (f" ({what})" if reason else ""),
         hint=hint,

@@ -1,4 +1,4 @@
-"""What of a model goes onto a GPU, onto which, and whether it has got there."""
+"""What of a model goes onto a GPU, and onto which."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from dataclasses import dataclass, replace
 from llmlab import machine
 from llmlab.builds import find_build
 from llmlab.errors import EngineError, MemoryFitError, UsageError
-from llmlab.lab import sources
-from llmlab.machine import Gpu
-from llmlab.specs import BackendName, Record
-from llmlab.telemetry.nvml import gpu_sources
+from llmlab.isolation.gpus import render_nodes
+from llmlab.lab import gpu_choice, reservations
+from llmlab.lab.gpu_choice import Card
+from llmlab.profiles import GpuMaker, GpuRequest, parse_gpus
+from llmlab.specs import BackendName
 from llmlab.weights import fit
 from llmlab.weights.anatomy import Anatomy
+
+# What llama.cpp must be compiled for to use a maker's GPUs.
+_KINDS: dict[GpuMaker, frozenset[str]] = {
+    "nvidia": frozenset({"cuda", "vulkan"}),
+    "amd": frozenset({"hip", "vulkan"}),
+    "intel": frozenset({"vulkan", "sycl"}),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +31,26 @@ class Offload:
 
     Attributes:
         layers: Layers that go onto a GPU; the output matrix counts as one more.
-        gpus: The GPUs that the server may see: "all", indices such as "0,1", or None.
+        gpus: The GPUs that the server may see, in words that `parse_gpus` takes, or None.
+        ids: What these are known by: UUIDs where the driver tells them, or numbers; none
+            where nobody tells which they are.
         notes: What the user should know.
     """
 
     layers: int = 0
     gpus: str | None = None
+    ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def may_use(place: BackendName, gpus: str | None) -> bool:
+    """Whether a server could get a GPU of this machine at all.
+
+    Args:
+        place: Where it runs.
+        gpus: The GPUs asked for, or None.
+    """
+    return _unasked(place, gpus, _compiled_for() if place == "native" else ()) is None
 
 
 def decide(
@@ -41,83 +62,86 @@ def decide(
     gpus: str | None,
     name: str,
     force: bool = False,
+    elsewhere: bool = False,
 ) -> Offload:
     """Which layers go onto which GPU: by default all that fit onto the emptiest one.
 
     A container sees the GPUs that were asked for. A native server sees one, if llama.cpp
-    here was compiled for GPUs and there is one, unless others were asked for.
+    here was compiled for GPUs and there is one, unless others were asked for. What other
+    servers were promised and do not hold yet counts as theirs.
 
     Args:
         model: What the model is made of.
         setting: How it is to be served; its own number of layers does not count.
         place: Where it runs.
         layers: What was asked for: a number, "all", or None.
-        gpus: The GPUs asked for: "all", indices, or None.
+        gpus: The GPUs asked for, in words that `parse_gpus` takes, or None.
         name: The model's name, for messages.
         force: Do it even if it is predicted not to fit.
+        elsewhere: Whether it runs on another machine, whose GPUs are not seen from here.
 
     Raises:
         UsageError: If that is no number of layers, or there is no such GPU, or none can be used.
-        MemoryFitError: If so many layers do not fit.
+        MemoryFitError: If so many layers do not fit, or none.
     """
     asked = _asked(layers, model)
     if asked == 0:
         return Offload()
     kinds = _compiled_for() if place == "native" else ()
+    request = parse_gpus(gpus) if gpus else GpuRequest(count=1)
     problem = _unasked(place, gpus, kinds)
     # Most machines have no GPU, and NVIDIA's library is not asked in vain.
-    found = None if problem else machine.gpus()
-    if problem := problem or _problem(place, gpus, kinds, found):
+    cards = () if problem or elsewhere else _cards(request.maker)
+    if place == "native" and not problem:
+        problem = _not_natively(gpus, request.maker, kinds, cards)
+    if problem:
         if asked is None and gpus is None:
             return Offload()
         raise problem
-    visible = gpus or (_emptiest(found) if found else "all")
-    room = _free_mib(found, visible)
-    if room is None:
-        return Offload(layers=model.n_layers + 1 if asked is None else asked, gpus=visible)
+    if not cards:
+        # Nobody tells which there are: the container engine is asked, or the drivers' libraries.
+        words = str(request) if gpus else "all"
+        return Offload(layers=model.n_layers + 1 if asked is None else asked, gpus=words)
+    chosen = gpu_choice.choose(request, cards, reservations.users())
+    found = _fitted(model, setting, chosen, asked=asked, name=name, force=force, must=gpus is not None)
+    return replace(found, gpus=gpu_choice.words(request, chosen), ids=tuple(card.id for card in chosen))
+
+
+def _fitted(
+    model: Anatomy,
+    setting: fit.Setting,
+    chosen: Sequence[Card],
+    *,
+    asked: int | None,
+    name: str,
+    force: bool,
+    must: bool,
+) -> Offload:
+    """How many layers go onto the GPUs that were chosen.
+
+    Raises:
+        MemoryFitError: If so many do not fit, or none does onto a GPU that was asked for.
+    """
+    left = [card.left_mib for card in chosen]
+    if None in left:
+        return Offload(layers=model.n_layers + 1 if asked is None else asked)
+    room = sum(mib for mib in left if mib is not None)
     most = _most(model, setting, room)
+    told = "; ".join(card.told() for card in chosen)
+    if asked is None and not most and must and not force:
+        raise MemoryFitError(
+            f"not one layer of {name} fits: {told}",
+            hint="stop a server that is there (ps shows them), ask for another GPU, or leave it out: --gpu-layers 0",
+        )
     if asked is None:
-        return Offload(layers=most, gpus=visible, notes=tuple(_partly(name, model, most, room)))
+        return Offload(layers=most, notes=tuple(_partly(name, model, most, told, room)))
     if asked > most and not force:
         needed = fit.need(model, replace(setting, gpu_layers=asked)).vram_mib
         raise MemoryFitError(
-            f"{asked} layers of {name} need {needed} MiB of GPU memory, and {room} MiB are free",
+            f"{asked} layers of {name} need {needed} MiB of GPU memory, and {room} MiB are left: {told}",
             hint=f"--gpu-layers {most} would fit; --force starts it all the same",
         )
-    return Offload(layers=asked, gpus=visible)
-
-
-def emptiest() -> str | None:
-    """The index of the NVIDIA GPU with the most free memory; None if none is seen here."""
-    found = machine.gpus()
-    return _emptiest(found) if found else None
-
-
-def seen(record: Record, reported: tuple[int, int] | None) -> tuple[str, ...]:
-    """Whether a server runs on the GPU: only where its engine says so, and NVML shows its process there.
-
-    Args:
-        record: The server, which is ready.
-        reported: Layers that the engine says it has put there, and how many there are; None if it does not say.
-    """
-    if not record.spec.gpu_layers:
-        return ()
-    held = _held_mib(record)
-    if reported and reported[0] and held:
-        return (
-            f"on the GPU: {reported[0]} of {reported[1]} layers, and NVML shows its process with {held:.0f} MiB there",
-        )
-    missing = []
-    if not reported:
-        missing.append("the engine does not say that it has put any layer there")
-    elif not reported[0]:
-        missing.append("the engine has put no layer there")
-    if held is None:
-        missing.append("NVML does not tell which processes are there")
-    elif not held:
-        missing.append("NVML does not show its process there")
-    cause = "" if reported or held else "; the usual cause is an engine that was compiled without GPU support"
-    return (f"not known to run on the GPU, though that was asked for: {' and '.join(missing)}{cause}",)
+    return Offload(layers=asked)
 
 
 def _asked(layers: str | None, model: Anatomy) -> int | None:
@@ -139,7 +163,7 @@ def _unasked(place: BackendName, gpus: str | None, kinds: Sequence[str]) -> Usag
     """Why no GPU can be used, as far as that is known without asking for them."""
     if place == "container" and gpus is None:
         return UsageError(
-            "a container sees no GPU unless it is given one", hint="add --gpus 0, or take --profile gpu"
+            "a container sees no GPU unless it is given one", hint="add --gpus 1, or take --profile gpu"
         )
     if place == "native" and not kinds:
         return UsageError(
@@ -148,18 +172,27 @@ def _unasked(place: BackendName, gpus: str | None, kinds: Sequence[str]) -> Usag
     return None
 
 
-def _problem(
-    place: BackendName, gpus: str | None, kinds: Sequence[str], found: Sequence[Gpu] | None
+def _not_natively(
+    gpus: str | None, maker: GpuMaker, kinds: Sequence[str], cards: Sequence[Card]
 ) -> UsageError | None:
-    """Why none of the GPUs that there are can be used; None if one can."""
-    if place == "native" and not found and not {"hip", "metal", "vulkan"} & set(kinds):
+    """Why a native server cannot use the GPUs of a maker; None if it can."""
+    if gpus is not None and not _KINDS[maker] & set(kinds) and "metal" not in kinds:
+        return UsageError(
+            f"llama.cpp here was compiled for {', '.join(kinds)}, which is not for GPUs of {maker}",
+            hint=f"llmlab build --gpu {min(_KINDS[maker])} compiles it anew",
+        )
+    if not cards and not {"hip", "metal", "vulkan"} & set(kinds):
         return UsageError("there is no NVIDIA GPU here that could be asked", hint="llmlab doctor says why")
-    if found and gpus and gpus != "all":
-        missing = [index for index in gpus.split(",") if int(index) >= len(found)]
-        if missing:
-            known = ", ".join(f"{number} ({gpu.name})" for number, gpu in enumerate(found))
-            return UsageError(f"there is no GPU {', '.join(missing)}", hint=f"this machine has {known}")
     return None
+
+
+def _cards(maker: GpuMaker) -> tuple[Card, ...]:
+    """The GPUs of this machine, as far as they are told."""
+    if maker == "nvidia":
+        found = machine.gpus()
+        return gpu_choice.nvidia(found, reservations.outstanding()) if found else ()
+    nodes = [node for node in render_nodes() if node.maker == maker]
+    return gpu_choice.render(nodes, reservations.outstanding()) if nodes else ()
 
 
 def _compiled_for() -> tuple[str, ...]:
@@ -169,18 +202,6 @@ def _compiled_for() -> tuple[str, ...]:
     return ()
 
 
-def _emptiest(found: Sequence[Gpu]) -> str:
-    return str(max(range(len(found)), key=lambda index: found[index].free_mib))
-
-
-def _free_mib(found: Sequence[Gpu] | None, visible: str) -> int | None:
-    """Memory that is free on the GPUs that a server may see; None if nobody tells."""
-    if not found:
-        return None
-    chosen = found if visible == "all" else [found[int(index)] for index in visible.split(",")]
-    return sum(gpu.free_mib for gpu in chosen)
-
-
 def _most(model: Anatomy, setting: fit.Setting, room_mib: int) -> int:
     """The most layers that fit."""
     counts = range(model.n_layers + 1, 0, -1)
@@ -188,25 +209,9 @@ def _most(model: Anatomy, setting: fit.Setting, room_mib: int) -> int:
     return next(fitting, 0)
 
 
-def _partly(name: str, model: Anatomy, layers: int, room_mib: int) -> Iterator[str]:
+def _partly(name: str, model: Anatomy, layers: int, told: str, room_mib: int) -> Iterator[str]:
     if layers <= model.n_layers:
         yield (
-            f"{layers} of the {model.n_layers + 1} layers of {name} fit into the {room_mib} MiB that are free on the "
-            "GPU; the CPU computes the others"
+            f"{layers} of the {model.n_layers + 1} layers of {name} fit into the {room_mib} MiB that are left on the "
+            f"GPU, the CPU computes the others: {told}"
         )
-
-
-def _held_mib(record: Record) -> float | None:
-    """What its process holds on all GPUs, in MiB; None if that cannot be seen."""
-    pid = sources.server_pid(record)
-    gpus = gpu_sources()
-    try:
-        whole = sources.gpus_in(gpus)
-        if pid is None or not whole:
-            return None
-        held = [gpu.process_memory_mib({pid}).get(pid, 0.0) for gpu in whole]
-        known = [each for each in held if each is not None]
-        return sum(known) if len(known) == len(held) else None
-    finally:
-        for gpu in gpus:
-            gpu.close()

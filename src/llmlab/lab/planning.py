@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from llmlab import engines, machine
 from llmlab.errors import MemoryFitError, UnknownNameError, UsageError
-from llmlab.lab import offload
+from llmlab.lab import engine_gpus, offload
 from llmlab.machine import Machine
 from llmlab.profiles import Network, Profile, ProfileName, Transport, compose
 from llmlab.specs import BackendName, EngineName, KvType, Limits, Model, Prediction, ServeSpec
@@ -51,14 +51,17 @@ class Wish:
     transport: Transport | None
     image: str | None
     restart: str | None
+    on: str | None
     keep: bool
     force: bool
+    overlay: str | None = None
+    replica_of: str | None = None
 
     def container_only(self) -> tuple[str, ...]:
         """The options that were given and that only a container can have."""
         names = (
             *("memory", "cpus", "pids", "profile", "root"),
-            *("network", "user", "expose", "transport", "image", "restart"),
+            *("network", "user", "expose", "transport", "image", "restart", "on"),
         )
         given = (name for name in names if getattr(self, name) not in {None, "no"})
         return tuple(f"--{self.root if name == 'root' else name}" for name in given)
@@ -102,7 +105,8 @@ class Plan:
         limits: The share of the machine that a container gets.
         prediction: What it is predicted to take.
         profile: The isolation asked for.
-        gpus: The GPUs that the server may see: "all", indices, or None.
+        gpus: The GPUs that the server may see, in words that `parse_gpus` takes, or None.
+        gpu_ids: What these are known by.
         notes: What the user should know.
     """
 
@@ -111,11 +115,27 @@ class Plan:
     prediction: Prediction
     profile: Profile
     gpus: str | None
+    gpu_ids: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: BackendName) -> Plan:
+def plan(
+    wish: Wish,
+    name: str,
+    model: Anatomy,
+    engine: EngineName,
+    place: BackendName,
+    node: Machine | None = None,
+) -> Plan:
     """Decide on the setting, and whether it fits.
+
+    Args:
+        wish: The arguments of `start`.
+        name: The model's name, for messages.
+        model: What it is made of.
+        engine: The program that serves it.
+        place: The backend.
+        node: Where it runs, if that is not this machine.
 
     Raises:
         UsageError: If an argument does not fit.
@@ -128,28 +148,29 @@ def plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: Backe
         raise UnknownNameError("type of the KV cache", wish.kv_type, get_args(KvType))
     setting = fit.Setting(
         context=wish.context or default_context(model),
-        slots=wish.slots if engine == "llama-server" else 1,
+        slots=wish.slots if engines.is_parallel(engines.engine(engine)) else 1,
         kv_type=wish.kv_type,
         engine=engine,
     )
     profile = _profile(wish)
-    if profile.gpus == "all" and wish.gpus is None and (one := offload.emptiest()):
-        # A GPU for each server, unless more were asked for.
-        profile = replace(profile, gpus=one)
     offloaded = offload.decide(
         model,
         setting,
         place,
-        # What an engine of another package does with a GPU is not known.
-        layers=wish.gpu_layers or (None if engines.is_built_in(engine) else "0"),
+        layers=engine_gpus.layers(
+            engines.engine(engine), asked=wish.gpu_layers, gpus=profile.gpus, image=wish.image
+        ),
         gpus=profile.gpus if place == "container" else wish.gpus,
         name=name,
         force=wish.force,
+        elsewhere=node is not None,
     )
+    if place == "container" and offloaded.gpus:
+        profile = replace(profile, gpus=offloaded.gpus)
     setting = replace(setting, gpu_layers=offloaded.layers)
     needed = fit.need(model, setting)
-    threads = wish.threads or default_threads(model.file_bytes)
-    here = machine.look()
+    here = node or machine.look()
+    threads = wish.threads or default_threads(model.file_bytes, here.cpus)
     limits = _limits(wish, profile, needed, threads, here)
     notes = list(offloaded.notes)
     if model.context_train and setting.context > model.context_train:
@@ -158,8 +179,8 @@ def plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: Backe
         )
     room, what = _room(wish, limits, here) if place == "container" else _machine_room(here)
     notes += _check_fit(name, model, setting, room, what, force=wish.force)
-    # What was measured is the CPU's pace.
-    measured = None if setting.gpu_layers else rates.load(threads)
+    # What was measured is the pace of this machine's CPU.
+    measured = None if setting.gpu_layers or node else rates.load(threads)
     pace = rates.predict(model, measured) if measured else None
     prediction = Prediction(
         required_mib=needed.required_mib,
@@ -176,8 +197,21 @@ def plan(wish: Wish, name: str, model: Anatomy, engine: EngineName, place: Backe
         prediction=prediction,
         profile=profile,
         gpus=offloaded.gpus,
+        gpu_ids=offloaded.ids,
         notes=tuple(notes),
     )
+
+
+def may_use_gpus(wish: Wish, place: BackendName, node: Machine | None) -> bool:
+    """Whether a start could get a GPU of this machine.
+
+    Args:
+        wish: The arguments of `start`.
+        place: The backend.
+        node: Where it runs, if that is not this machine.
+    """
+    gpus = _profile(wish).gpus if place == "container" else wish.gpus
+    return node is None and wish.gpu_layers != "0" and offload.may_use(place, gpus)
 
 
 def default_context(model: Anatomy) -> int:
@@ -185,19 +219,24 @@ def default_context(model: Anatomy) -> int:
     return min(model.context_train or _MAX_CONTEXT, _MAX_CONTEXT)
 
 
-def default_threads(file_bytes: int) -> int:
-    """Compute threads for a model of that size: one for a very small one, else one per CPU, at most 8."""
-    return 1 if file_bytes < _SMALL_MODEL_BYTES else min(machine.cpus(), _MAX_THREADS)
+def default_threads(file_bytes: int, cpus: int | None = None) -> int:
+    """Compute threads for a model of that size: one for a very small one, else one per CPU, at most 8.
+
+    Args:
+        file_bytes: The model's size.
+        cpus: How many CPUs there are; None for this machine's.
+    """
+    return 1 if file_bytes < _SMALL_MODEL_BYTES else min(cpus or machine.cpus(), _MAX_THREADS)
 
 
-def spec(wish: Wish, model: Model, setting: fit.Setting) -> ServeSpec:
-    """What the engine is asked to serve."""
+def spec(wish: Wish, model: Model, setting: fit.Setting, cpus: int | None = None) -> ServeSpec:
+    """What the engine is asked to serve, on a machine with so many CPUs; None for this one."""
     return ServeSpec(
         model=model,
         engine=setting.engine,
         context=setting.context,
         slots=setting.slots,
-        threads=wish.threads or default_threads(model.file_bytes),
+        threads=wish.threads or default_threads(model.file_bytes, cpus),
         kv_type=setting.kv_type,
         gpu_layers=setting.gpu_layers,
     )
@@ -211,7 +250,7 @@ def _limits(wish: Wish, profile: Profile, needed: fit.Need, threads: int, here: 
     )
     cpus = wish.cpus if wish.cpus is not None else float(min(threads + 1, here.cpus))
     if not 0 < cpus <= here.cpus:
-        raise UsageError(f"cpus is {cpus:g}", hint=f"this machine has {here.cpus}")
+        raise UsageError(f"cpus is {cpus:g}", hint=f"{here.name} has {here.cpus}")
     return Limits(
         memory_mib=memory if profile.memory else None, cpus=cpus if profile.cpus else None, pids=profile.pids
     )
@@ -251,7 +290,7 @@ def _profile(wish: Wish) -> Profile:
 
 def _machine_room(here: Machine) -> tuple[int, str]:
     """Memory there is for a server, in MiB, and how to say so."""
-    return here.usable_mib, f"this machine can give {here.usable_mib} MiB of its {here.total_mib} MiB now"
+    return here.usable_mib, f"{here.name} can give {here.usable_mib} MiB of its {here.total_mib} MiB now"
 
 
 def _room(wish: Wish, limits: Limits, here: Machine) -> tuple[int, str]:
@@ -264,7 +303,7 @@ def _room(wish: Wish, limits: Limits, here: Machine) -> tuple[int, str]:
         return _machine_room(here)
     if limits.memory_mib > here.total_mib:
         raise MemoryFitError(
-            f"a limit of {limits.memory_mib} MiB is more than this machine has ({here.total_mib} MiB)",
+            f"a limit of {limits.memory_mib} MiB is more than {here.name} has ({here.total_mib} MiB)",
             hint="give less --memory",
         )
     if limits.memory_mib < here.usable_mib:

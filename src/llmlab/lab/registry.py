@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from llmlab import backends, engines, runtime
-from llmlab.backends import Found, container
+from llmlab.backends import Found, container, room
 from llmlab.client import Client
 from llmlab.errors import (
     BackendError,
+    DaemonError,
     EndpointError,
     LabError,
     ServerBusyError,
     UnknownNameError,
     UsageError,
 )
-from llmlab.lab import by_hand, ending
+from llmlab.lab import by_hand, ending, gpu_lost, left_behind, replicas, verdict
 from llmlab.reporting import reporter
 from llmlab.results import ServerStatus, State
 from llmlab.specs import Record
+from llmlab.testing.stand_ins import MARK
 
 # Starting may take minutes (an image is pulled, a large model is loaded), but
 # who stops a server wants to know soon that he has to wait.
@@ -30,8 +32,31 @@ _HEALTH_S = 1.0
 
 def find_all() -> list[Record]:
     """All records, newest first."""
-    found = [record for name in backends.backend_names() for record in backends.backend(name).find()]
+    places = (*backends.backend_names(), room.NAME)
+    found = [record for name in places for record in backends.backend(name).find()]
     return sorted(found, key=lambda record: record.created, reverse=True)
+
+
+def count_here() -> int:
+    """How many servers take something of what is measured here: rooms that were joined do not."""
+    return sum(not record.endpoint.url for record in find_all())
+
+
+def require_here(record: Record, what: str) -> None:
+    """Refuse to do something with a classroom that was joined.
+
+    Args:
+        record: The server.
+        what: What needs a server of one's own.
+
+    Raises:
+        UsageError: If it is such a classroom.
+    """
+    if record.endpoint.url:
+        raise UsageError(
+            f"{record.name!r} is a classroom that you have joined: {what} needs a server of your own",
+            hint="start one: start tiny",
+        )
 
 
 def select(name: str | None, *, newest: bool = True) -> Record:
@@ -62,7 +87,13 @@ def select(name: str | None, *, newest: bool = True) -> Record:
 def client(record: Record) -> Client:
     """A client of a server, that checks who it talks to."""
     place = backends.backend(record.backend)
-    return Client(record.name, record.endpoint, place.verify(record), place.opener(record))
+    return Client(
+        record.name,
+        record.endpoint,
+        place.verify(record),
+        place.opener(record),
+        model=record.spec.model.name,
+    )
 
 
 def is_gone(record: Record) -> bool:
@@ -73,36 +104,72 @@ def is_gone(record: Record) -> bool:
 def status(record: Record) -> ServerStatus:
     """A server's row of `ps`."""
     state, detail, found = _state(record)
+    gone = gpu_lost.told(record) or (verdict.lost(record) if state == "ready" else "")
+    detail = "; ".join(filter(None, (detail, gone)))
     ended = found.ended if found else None
     return ServerStatus(
         name=record.name,
         model=record.spec.model.name,
-        engine=record.spec.engine,
-        backend=record.backend,
+        engine=_engine(record),
+        backend="swarm" if record.replicas else record.backend,
         state=state,
         detail=detail,
         uptime_s=max(0.0, (ended or time.time()) - record.created),
         endpoint=str(record.endpoint),
         context=record.spec.context,
         slots=record.spec.slots,
-        isolation=record.profile.label if record.profile else "not isolated",
+        isolation=_isolation(record),
         remedy=ending.remedy(record, found) if found and not found.running else "",
+        node=record.node,
     )
 
 
-def stop(record: Record, *, grace_s: float) -> bool:
+def _engine(record: Record) -> str:
+    """The engine's name, and that it is a stand-in where it has said so."""
+    stand_in = any(MARK in note for note in record.notes)
+    return f"{record.spec.engine} (stand-in)" if stand_in else record.spec.engine
+
+
+def _isolation(record: Record) -> str:
+    """The isolation of what holds the model: of one with replicas, theirs."""
+    if record.endpoint.url:
+        return "not seen from here"
+    held = replicas.of(record) or (record,)
+    return ", ".join(dict.fromkeys(each.profile.label if each.profile else "not isolated" for each in held))
+
+
+def stop(record: Record, *, grace_s: float, forget: bool = False) -> bool:
     """Stop and remove one server; whether there was something left to stop.
+
+    Args:
+        record: The server.
+        grace_s: Seconds it may take to end by itself.
+        forget: If its container engine does not answer, give it up: it is removed when that is back.
 
     Raises:
         ServerBusyError: If another process starts or stops it for long.
+        DaemonError: If its container engine does not answer.
     """
     place = backends.backend(record.backend)
+    if record.process and record.replicas:
+        # Who would start its replicas anew.
+        replicas.end_keeper(record.process)
+    for each in replicas.of(record):
+        stop(each, grace_s=grace_s, forget=True)
     with runtime.hold(record.name, wait_s=_HOLD_S) as claim:
         # Another server may have taken the name while we waited.
         current = runtime.read_record(record.name) if claim else None
         ours = claim is not None and (current is None or current.created == record.created)
-        place.stop(record, grace_s=grace_s)
+        try:
+            place.stop(record, grace_s=grace_s)
+        except DaemonError as error:
+            if not forget:
+                error.hint = f"{error.hint}; or give the server up: stop {record.name} --forget"
+                raise
+            left_behind.leave(record)
         by_hand.remove(record)
+        if record.replicas:
+            replicas.remove_network(record)
         if claim and ours:
             claim.remove()
         return ours or record.container_id is not None
@@ -129,9 +196,9 @@ def remove_ended(record: Record) -> bool:
     return True
 
 
-def stop_all(*, grace_s: float) -> tuple[str, ...]:
+def stop_all(*, grace_s: float, forget: bool = False) -> tuple[str, ...]:
     """Stop every server of this user; returns their names."""
-    return tuple(record.name for record in find_all() if stop(record, grace_s=grace_s))
+    return tuple(record.name for record in find_all() if stop(record, grace_s=grace_s, forget=forget))
 
 
 def sweep() -> tuple[str, ...]:
@@ -184,12 +251,21 @@ def _state(record: Record) -> tuple[State, str, Found | None]:
     except BackendError as error:
         return "lost", error.message, None
     detail = ending.told(record, found)
+    if found.running and record.replicas:
+        detail = replicas.told(record) or detail
     if not found.running:
         return "exited", detail, found
     if found.held:
         return found.held, detail, found
+    if record.endpoint.url:
+        return "ready", detail, found  # it has just said so
     if record.endpoint.socket and not record.endpoint.socket.parent.exists():
         return "lost", "its socket's directory is gone", found
+    return _asked(record, detail, found)
+
+
+def _asked(record: Record, detail: str, found: Found) -> tuple[State, str, Found]:
+    """The state of one that runs, as it says it itself."""
     try:
         healthy = client(record).healthy(
             path=engines.engine(record.spec.engine).HEALTH_PATH, timeout_s=_HEALTH_S

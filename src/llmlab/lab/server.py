@@ -174,9 +174,8 @@ class Server(Doors):
         try:
             client = registry.client(self._record)
             shown = _unshown if synthetic else on_text
-            answer = _shown(
-                client.chat(request, shown, cancel, partial(failing.waits, self._record, client)), synthetic
-            )
+            waits = partial(failing.waits, self._record, client)
+            answer = _shown(client.chat(request, shown, cancel, waits, failing.commented), synthetic)
         except AskInterrupted as interrupted:
             interrupted.answer = _shown(interrupted.answer, synthetic)
             requests.note(self._record, began, interrupted.answer)
@@ -214,9 +213,12 @@ class Server(Doors):
             facts = {**facts, "libllama sha256": libllama}
         if self._record.notes:
             facts = {**facts, "note": "; ".join(self._record.notes)}
+        if self._record.verdict:
+            facts = {**facts, "GPU": str(self._record.verdict)}
         facts = {**facts, **self._model_file(), **self._memory()}
         owner = self._record.owner
-        facts["kept until"] = f"process {owner.pid} ends" if owner else "it is stopped"
+        until = "it is left" if self._record.endpoint.url else "it is stopped"
+        facts["kept until"] = f"process {owner.pid} ends" if owner else until
         return Inspection(
             status=self.status,
             record=to_dict(self._record),
@@ -229,6 +231,8 @@ class Server(Doors):
     def _model_file(self) -> dict[str, str]:
         """What has become of the model's files, if they are not as they were."""
         model = self._record.spec.model
+        if not model.files:  # they were never here
+            return {}
         try:
             now = sum(path.stat().st_size for path in model.files)
         except FileNotFoundError:
@@ -253,6 +257,8 @@ class Server(Doors):
                 f"predicted {predicted.resident_mib} MiB, of which {predicted.required_mib} MiB are required"
             )
         with suppress(BackendError):
+            if self._record.endpoint.url:
+                return found
             now = backends.backend(self._record.backend).resident_mib(self._record)
             found["memory now"] = "unknown" if now is None else f"{now} MiB"
         return found
@@ -282,7 +288,11 @@ class Server(Doors):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         status = self.status
-        places = {"container": "in a sealed container", "native": "native, not isolated"}
+        places = {
+            "container": "in a sealed container",
+            "native": "native, not isolated",
+            "room": "in a classroom",
+        }
         where = places.get(status.backend, status.backend)
         chips = [
             ("model", status.model, self._record.spec.model.reference),

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from llmlab import backends, engines
-from llmlab.backends import container_receipt, docker_api
+from llmlab import engines
+from llmlab.backends import docker_api
 from llmlab.client import Client
 from llmlab.lab import registry
-from llmlab.specs import Record
+from llmlab.lab.holding import gpus_in, server_pid
+from llmlab.specs import EngineName, Record
 from llmlab.telemetry.cgroup import CgroupSource
 from llmlab.telemetry.container_stats import ContainerStatsSource
-from llmlab.telemetry.engine import EngineSource
+from llmlab.telemetry.engine import LLAMA_SERVER, VLLM, Dialect, EngineSource
 from llmlab.telemetry.gpu_share import GpuShare
 from llmlab.telemetry.host import HostSource
 from llmlab.telemetry.metrics import Source
@@ -77,17 +78,14 @@ def of_server(record: Record, gpus: Sequence[GpuSource]) -> list[Source]:
     return found
 
 
-def gpus_in(sources: Iterable[Source]) -> list[GpuSource]:
-    """The GPUs among some sources, without their parts, whose processes are on their lists as well."""
-    return [source for source in sources if isinstance(source, GpuSource) and " mig " not in source.subject]
-
-
 def _beside() -> list[Source]:
     """What llmlab itself reads of the machine."""
     return [HostSource(), *rapl_sources(), *gpu_sources()]
 
 
 def _of_server(record: Record, gpus: Sequence[GpuSource]) -> Iterator[Source]:
+    if record.endpoint.url:
+        return  # nothing of another machine can be seen from here
     pid = server_pid(record)
     if record.backend == "container":
         yield _of_container(record, pid)
@@ -95,9 +93,17 @@ def _of_server(record: Record, gpus: Sequence[GpuSource]) -> Iterator[Source]:
         yield ProcessSource(record.name, pid)
     if pid and gpus:
         yield GpuShare(record.name, pid, gpus)
-    if engines.engine(record.spec.engine).METRICS:
+    if dialect := _dialect(record.spec.engine):
         fetch = partial(_text, registry.client(record))
-        yield EngineSource(record.name, fetch, slots=record.spec.slots, context=record.spec.context)
+        spec = record.spec
+        yield EngineSource(record.name, fetch, slots=spec.slots, context=spec.context, dialect=dialect)
+
+
+def _dialect(engine: EngineName) -> Dialect | None:
+    """The names of the figures that an engine tells; None if it tells none."""
+    if engine == "vllm":
+        return VLLM
+    return LLAMA_SERVER if engines.engine(engine).METRICS else None
 
 
 def _of_container(record: Record, pid: int | None) -> Source:
@@ -111,15 +117,6 @@ def _of_container(record: Record, pid: int | None) -> Source:
     most = {"memory": limits.memory_mib, "cpu": limits.cpus, "processes": limits.pids} if limits else {}
     opened = partial(docker_api.connect(record.container_engine).stats, record.container_id or "")
     return ContainerStatsSource(record.name, opened, most)
-
-
-def server_pid(record: Record) -> int | None:
-    """The server's process on this machine; None if it is on another one, or gone."""
-    if record.backend != "container":
-        return backends.backend(record.backend).look(record).pid
-    api = docker_api.connect(record.container_engine)
-    entry = api.container(record.container_id or "") if api.is_local() else None
-    return container_receipt.server_pid(entry) if entry else None
 
 
 def _text(client: Client, path: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from llmlab.errors import LabError
-from llmlab.lab import sources
+from llmlab.lab import holding, sources
 from llmlab.results import Usage
 from llmlab.specs import Record
 from llmlab.telemetry.history import Key
@@ -34,7 +34,7 @@ def of(records: Sequence[Record]) -> dict[str, Usage]:
         for record in records:
             # A container engine that does not answer takes nothing from the list.
             with suppress(LabError):
-                watched += sources.of_server(record, sources.gpus_in(gpus))
+                watched += sources.of_server(record, holding.gpus_in(gpus))
         seen = _looked(watched)
     finally:
         for source in (*watched, *gpus):

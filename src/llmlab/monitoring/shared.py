@@ -18,7 +18,7 @@ from typing import Protocol
 
 from llmlab import backends
 from llmlab.errors import LabError
-from llmlab.lab import registry, requests, sources
+from llmlab.lab import holding, registry, requests, sources
 from llmlab.specs import Record
 from llmlab.telemetry.bands import Band
 from llmlab.telemetry.metrics import Source
@@ -196,7 +196,7 @@ class Shared:
             if name in self._watched:
                 continue
             try:
-                found = sources.of_server(record, sources.gpus_in(self._beside))
+                found = sources.of_server(record, holding.gpus_in(self._beside))
             except LabError as error:
                 if strict:
                     raise

@@ -101,6 +101,8 @@ def _things(kind: str, word: str) -> list[str]:
         return _at_once(_servers)
     if kind == "model":
         return [*_at_once(lambda: _models(word)), *_paths(word, only=".gguf")]
+    if kind == "node":
+        return ["any", *_at_once(_nodes)]
     return _paths(word) if kind == "path" else []
 
 
@@ -142,6 +144,13 @@ def _servers() -> Iterator[str]:
 
     for record in registry.find_all():
         yield record.name
+
+
+def _nodes() -> Iterator[str]:
+    from llmlab.backends import nodes  # noqa: PLC0415 - the same
+
+    for node in nodes.all_nodes():
+        yield node.name
 
 
 def _at_once(source: Callable[[], Iterator[str]]) -> list[str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmlab.lab import registry
-from llmlab.results import State
+from llmlab.results import ServerStatus, State
 from llmlab.specs import Record
+
+# A classroom is asked over the network, by the panel of each learner in it.
+_ROOM_S = 10.0
+_rooms: dict[tuple[str, float], tuple[float, ServerStatus]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +24,7 @@ class Running:
         model: Short name of its model.
         reference: What names the model in `start`.
         engine: The program that serves it.
-        backend: "native" or "container".
+        backend: "native", "container", or "room" for a classroom that was joined.
         state: See `llmlab.results.State`.
         detail: More on the state: when and why it ended, what lets it go on.
         remedy: What to do about it, "" for nothing.
@@ -27,7 +32,7 @@ class Running:
         endpoint: How it is reached.
         context: Tokens of context for each slot.
         slots: Requests answered at the same time.
-        created: When it was started, in seconds since the epoch.
+        created: When it was started, or joined, in seconds since the epoch.
         memory_mib: Memory limit of its container; None without one.
         cpus: CPU limit of its container; None without one.
         notes: What to know about how it was started.
@@ -64,8 +69,18 @@ def running() -> tuple[Running, ...]:
     return tuple(_running(record) for record in registry.find_all())
 
 
+def _status(record: Record) -> ServerStatus:
+    """How a server fares; of a classroom, as it was some seconds ago."""
+    if not record.endpoint.url:
+        return registry.status(record)
+    key, now = (record.name, record.created), time.monotonic()
+    if key not in _rooms or now - _rooms[key][0] > _ROOM_S:
+        _rooms[key] = (now, registry.status(record))
+    return _rooms[key][1]
+
+
 def _running(record: Record) -> Running:
-    status = registry.status(record)
+    status = _status(record)
     limits = record.limits
     return Running(
         name=status.name,

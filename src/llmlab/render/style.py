@@ -18,6 +18,10 @@ STATE_COLOURS = {
     "fits": "var(--jp-success-color1, #2e7d32)",
     "tight": "var(--jp-warn-color1, #b26a00)",
     "too big": "var(--jp-error-color1, #c62828)",
+    "closed": "var(--jp-ui-font-color2, #757575)",
+    "over": "var(--jp-warn-color1, #b26a00)",
+    "refused": "var(--jp-error-color1, #c62828)",
+    "unreachable": "var(--jp-error-color1, #c62828)",
     "exited": "var(--jp-error-color1, #c62828)",
     "lost": "var(--jp-error-color1, #c62828)",
 }

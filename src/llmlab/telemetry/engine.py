@@ -22,6 +22,44 @@ _STALE_S = 3.0
 _PAUSE_S = 3.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """The names under which an engine tells its figures at `/metrics`, without their prefix.
+
+    Attributes:
+        engine: Whose they are.
+        generated: Counter of generated tokens.
+        prompt: Counter of tokens read.
+        answering: Requests that are worked on.
+        waiting: Requests that are not yet.
+        slots: Whether it has llama-server's `/slots` beside, which tells of requests under way.
+    """
+
+    engine: str
+    generated: str
+    prompt: str
+    answering: str
+    waiting: str
+    slots: bool = False
+
+
+LLAMA_SERVER = Dialect(
+    engine="llama-server",
+    generated="tokens_predicted_total",
+    prompt="prompt_tokens_total",
+    answering="requests_processing",
+    waiting="requests_deferred",
+    slots=True,
+)
+VLLM = Dialect(
+    engine="vLLM",
+    generated="generation_tokens_total",
+    prompt="prompt_tokens_total",
+    answering="num_requests_running",
+    waiting="num_requests_waiting",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Said:
     """One answer: when it came, its counters, and what its slots hold."""
@@ -33,7 +71,7 @@ class _Said:
 
 
 class EngineSource:
-    """llama-server's `/metrics` and `/slots`, asked in a thread of its own.
+    """An engine's `/metrics`, and llama-server's `/slots`, asked in a thread of its own.
 
     An engine that is busy with a long prompt answers when it has time; whoever
     samples must not wait for that. What it said last counts for a few seconds
@@ -44,11 +82,15 @@ class EngineSource:
         fetch: GETs a path of the server's.
         slots: How many requests it answers at the same time.
         context: Tokens that each of them may hold.
+        dialect: The names of its figures.
     """
 
-    def __init__(self, subject: str, fetch: Fetch, *, slots: int, context: int) -> None:
+    def __init__(
+        self, subject: str, fetch: Fetch, *, slots: int, context: int, dialect: Dialect = LLAMA_SERVER
+    ) -> None:
         self.subject = subject
-        self.metrics = _metrics(slots, context)
+        self.metrics = _metrics(slots, context, dialect)
+        self._dialect = dialect
         self._fetch = fetch
         self._guard = threading.Condition()
         self._wanted = self._closed = False
@@ -85,7 +127,8 @@ class EngineSource:
         self._thread.join(1.0)
 
     def _worked_out(self, said: _Said) -> dict[str, float | None]:
-        ended = said.counters.get("tokens_predicted_total")
+        names = self._dialect
+        ended = said.counters.get(names.generated)
         generated = None
         if ended is not None:
             if ended < self._ended:
@@ -96,9 +139,9 @@ class EngineSource:
             self._generated = generated = max(self._generated, ended + (said.decoded or 0.0))
         return {
             "generated": self._rates["generated"].of(said.when, generated),
-            "prompt": self._rates["prompt"].of(said.when, said.counters.get("prompt_tokens_total")),
-            "answering": said.counters.get("requests_processing"),
-            "waiting": said.counters.get("requests_deferred"),
+            "prompt": self._rates["prompt"].of(said.when, said.counters.get(names.prompt)),
+            "answering": said.counters.get(names.answering),
+            "waiting": said.counters.get(names.waiting),
             "context": said.held,
         }
 
@@ -111,7 +154,7 @@ class EngineSource:
                 self._wanted = False
             try:
                 counters = parse(self._fetch("/metrics"))
-                decoded, held = _slots(self._fetch("/slots"))
+                decoded, held = _slots(self._fetch("/slots")) if self._dialect.slots else (None, None)
             except Exception:  # noqa: BLE001 - whatever it is, the engine says nothing
                 with self._guard:
                     self._guard.wait_for(lambda: self._closed, _PAUSE_S)
@@ -155,32 +198,33 @@ def _slots(text: str) -> tuple[float | None, float | None]:
     return (sum(decoded) if complete[0] else None), (sum(held) if complete[1] else None)
 
 
-def _metrics(slots: int, context: int) -> tuple[Metric, ...]:
-    return (
+def _metrics(slots: int, context: int, names: Dialect) -> tuple[Metric, ...]:
+    under_way = " and of n_decoded of the requests under way" if names.slots else ""
+    found = (
         Metric(
             key="generated",
             title="generated",
             unit="tokens/s",
-            method="change of llama-server's tokens_predicted_total and of n_decoded of the requests under way",
+            method=f"change of {names.engine}'s {names.generated}{under_way}",
         ),
         Metric(
             key="prompt",
             title="prompts read",
             unit="tokens/s",
-            method="change of llama-server's prompt_tokens_total, which counts a prompt when it is through",
+            method=f"change of {names.engine}'s {names.prompt}, which counts a prompt when it is through",
         ),
         Metric(
             key="answering",
             title="answered now",
             unit="",
-            method="llama-server's requests_processing: requests whose prompt is read or whose answer is written",
+            method=f"{names.engine}'s {names.answering}: requests whose prompt is read or whose answer is written",
             most=float(slots),
         ),
         Metric(
             key="waiting",
             title="waiting",
             unit="",
-            method="llama-server's requests_deferred: requests for which there is no slot yet",
+            method=f"{names.engine}'s {names.waiting}: requests for which there is no slot yet",
         ),
         Metric(
             key="context",
@@ -190,3 +234,4 @@ def _metrics(slots: int, context: int) -> tuple[Metric, ...]:
             most=float(slots * context),
         ),
     )
+    return found if names.slots else found[:-1]

@@ -34,7 +34,13 @@ _BATCH = 512  # tokens; llama.cpp's --ubatch-size
 _F32, _F16 = 4, 2
 _KV_CELLS = 256  # the cache's length is a multiple of this
 # Measured: code and libraries mapped, and heap, without a vocabulary.
-_PROGRAM_MIB: dict[EngineName, int] = {"llama-server": 19, "llama-cpp-python": 82}
+_PROGRAM_MIB: dict[EngineName, int] = {
+    "llama-server": 19,
+    "llama-cpp-python": 82,
+    # Not measured: rules of thumb, so that a limit made from them is not in the way.
+    "ollama": 512,
+    "vllm": 6144,
+}
 _TOKEN_BYTES, _MERGE_BYTES = 245, 75  # of a vocabulary in memory; measured with 152 000 tokens
 _CANDIDATE_BYTES = 12  # llama_token_data: what the sampler keeps of each token
 # Types that ggml's CPU backend repacks (ggml_repack_get_optimal_repack_type), with

@@ -119,6 +119,30 @@ def find(reference: str) -> Path:
     )
 
 
+def parts(reference: str) -> list[tuple[str, bytes]]:
+    """Kind and content of what a model has besides its weights: template, parameters, system text, licence.
+
+    Args:
+        reference: `ollama:name[:tag]`, of a model that `find` has found.
+
+    Raises:
+        ModelError: If one cannot be read.
+    """
+    wanted = parse(reference)
+    for store in _stores():
+        for name, manifest in _manifests(store):
+            if _same(name, wanted):
+                layers = _layers(_gguf_manifest(store, _read(store, manifest)))
+                return [
+                    (str(layer.get("mediaType")), _content(_blob(store, layer.get("digest"), manifest)))
+                    for layer in layers
+                    if layer.get("mediaType") not in {_MODEL, _PROJECTOR}
+                ]
+    raise ModelNotFoundError(
+        f"Ollama has no model {str(wanted)!r} here any more", hint=f"ollama pull {wanted}"
+    )
+
+
 def stored() -> list[tuple[str, Path, int]]:
     """Reference, file and size in bytes of each model that Ollama has; damaged ones are left out."""
     found: dict[str, tuple[str, Path, int]] = {}
@@ -165,8 +189,7 @@ def _manifests(store: Path) -> Iterator[tuple[Name, Path]]:
 def _model_file(store: Path, name: Name, manifest: Path, *, tell: bool) -> tuple[Path, int]:
     """The file of the model's layer and its size in bytes."""
     document = _gguf_manifest(store, _read(store, manifest))
-    layers = document.get("layers")
-    layers = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+    layers = _layers(document)
     models = [layer for layer in layers if layer.get("mediaType") == _MODEL]
     if not models:
         raise ModelFileError(
@@ -199,6 +222,24 @@ def _gguf_manifest(store: Path, document: Mapping[str, Any]) -> Mapping[str, Any
             return _read(store, _blob(store, child["digest"], store))
         return child
     return {}
+
+
+def _layers(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    layers = document.get("layers")
+    return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+
+
+def _content(path: Path) -> bytes:
+    """A small file of the store."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES)
+    except PermissionError as error:
+        raise _unreadable(path) from error
+    except OSError as error:
+        raise ModelFileError(
+            f"Ollama's {path} cannot be read: {error}", hint="pull the model again"
+        ) from error
 
 
 def _read(store: Path, path: Path) -> Mapping[str, Any]:

@@ -141,6 +141,7 @@ def kill(name: str) -> Killed:
         UsageError: There is none of that name, or it has ended.
     """
     record = registry.select(getattr(name, "name", name))
+    registry.require_here(record, "killing it")
     found = backends.backend(record.backend).look(record)
     if not found.running:
         raise UsageError(

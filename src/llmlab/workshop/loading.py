@@ -55,6 +55,7 @@ def load(
     """
     levels = _checked(learners, requests, tokens, limit)
     handle = lab.attach(getattr(server, "name", server))
+    registry.require_here(handle.record, "a load")
     report = reporter()
     report.begin(f"load {handle.name}", [_stage(count) for count in levels])
     failed = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
-from llmlab.checkup.checks import building, engine, gpu, limits, notebook, system
+from llmlab.checkup.checks import building, engine, gpu, limits, native_gpu, notebook, system
 from llmlab.checkup.checks.base import Check, Finding, absent, unknown
 from llmlab.checkup.facts import Facts
 from llmlab.checkup.rows import Row
@@ -12,7 +12,7 @@ from llmlab.checkup.rows import Row
 GROUPS: Mapping[str, tuple[Check, ...]] = {
     "Machine": system.CHECKS,
     "Container engine": (*engine.CHECKS, *limits.CHECKS),
-    "GPU": gpu.CHECKS,
+    "GPU": (*gpu.CHECKS, *native_gpu.CHECKS),
     "Python and notebook": notebook.CHECKS,
     "Engines and build tools": building.CHECKS,
 }
@@ -21,13 +21,16 @@ _NOT_ON_WINDOWS = frozenset(
     check.name
     for group, checks in GROUPS.items()
     for check in checks
-    if group not in {"GPU", "Python and notebook"} and check.name not in {"platform", "memory"}
+    if (group not in {"GPU", "Python and notebook"} and check.name not in {"platform", "memory"})
+    or check in native_gpu.CHECKS
 )
 
 
-def examine(facts: Facts) -> tuple[Row, ...]:
-    """Every check, whatever becomes of the others."""
-    return tuple(_row(group, check, facts) for group, checks in GROUPS.items() for check in checks)
+def examine(facts: Facts, groups: Container[str] = frozenset(GROUPS)) -> tuple[Row, ...]:
+    """Every check of some groups, whatever becomes of the others."""
+    return tuple(
+        _row(group, check, facts) for group, checks in GROUPS.items() if group in groups for check in checks
+    )
 
 
 def _row(group: str, check: Check, facts: Facts) -> Row:

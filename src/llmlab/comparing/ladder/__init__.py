@@ -147,7 +147,7 @@ def ladder(
     wanted = Wanted(
         blocks=blocks, tokens=tokens, seed=secrets.randbelow(2**31) if seed is None else seed, minutes=minutes
     )
-    here, others = environment.look(), len(registry.find_all())
+    here, others = environment.look(), registry.count_here()
     report = reporter()
     report.begin(f"ladder of {spec.model.name}", ("rungs", "blocks"))
     failed = True

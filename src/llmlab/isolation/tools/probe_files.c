@@ -309,4 +309,5 @@ void list_file_attempts(void) {
     add_devices("/dev/nvidia-caps", "");
     add_devices("/dev/dri", "");
     add_devices("/dev", "kfd");
+    add_devices("/dev", "dxg");
 }

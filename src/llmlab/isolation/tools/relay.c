@@ -3,6 +3,8 @@
  *   relay stdio TARGET            standard input and output ↔ the target; connects at the first byte
  *   relay forward PLACE TARGET    every connection to the place ↔ the target
  *   relay gate PLACE TARGET KEY   the same for HTTP with the key in that file, see relay_gate.c
+ *   relay balance PLACE FILE STATUS [health=PATH]
+ *                                 every connection ↔ one of the targets in the file, see relay_balance.c
  *
  * A place or a target is the path of a unix socket, or a numeric address:port.
  */
@@ -23,6 +25,8 @@
 /* Nobody waits for longer with a relay that has not been used: whoever opened it is gone. */
 #define IDLE_MS 150000
 #define HEAD_MS 10000
+#define HEALTH "health="
+#define HEALTH_MAX 256
 
 typedef struct {
     char data[65536];
@@ -110,6 +114,18 @@ static char *read_key(const char *path)
     return strlen(key) < KEY_MIN || strlen(key) > KEY_MAX ? NULL : key;
 }
 
+/* The path that is asked for, as a word of a request's first line. */
+static int is_health(const char *word)
+{
+    size_t length = strlen(word);
+    if (strncmp(word, HEALTH "/", sizeof HEALTH) || length > HEALTH_MAX)
+        return 0;
+    for (const char *c = word; *c; c++)
+        if ((unsigned char)*c <= ' ' || (unsigned char)*c >= 0x7f)
+            return 0;
+    return 1;
+}
+
 static void end(int number)
 {
     (void)number;
@@ -132,6 +148,9 @@ int main(int count, char **words)
             return refuse(words[4]);
         return serve(words[2], words[3], key, count == 6 ? atol(words[5]) : HEAD_MS);
     }
-    fprintf(stderr, "usage: relay stdio TARGET | forward PLACE TARGET | gate PLACE TARGET KEYFILE [HEAD_MS]\n");
+    if ((count == 5 || (count == 6 && is_health(words[5]))) && !strcmp(words[1], "balance"))
+        return balance(words[2], words[3], words[4], count == 6 ? words[5] + strlen(HEALTH) : "/health");
+    fprintf(stderr, "usage: relay stdio TARGET | forward PLACE TARGET | gate PLACE TARGET KEYFILE [HEAD_MS]"
+                    " | balance PLACE FILE STATUS [health=PATH]\n");
     return 2;
 }

@@ -15,6 +15,9 @@ long now_ms(void);
 /* relay_serve.c: many connections, each passed on to the target; key NULL: as it comes. */
 int serve(const char *place, const char *target, const char *key, long head_ms);
 
+/* relay_balance.c: many connections, each to one of the targets that a file names. */
+int balance(const char *place, const char *file, const char *status_place, const char *health_path);
+
 /* relay_gate.c: the head of a request.
    head_length: its length, 0 if it is not complete, -1 if it is malformed.
    gate_check: 0 and what is passed on instead, or the HTTP status of the refusal. */

@@ -107,8 +107,13 @@ class Card {
       made.title = help;
       return made;
     });
-    this.stop = button("Stop", () => this.act("stop"), { kind: "llmlab-p-stop", label: `Stop ${server.name}` });
-    this.stop.title = "stop it and remove everything that belongs to it";
+    // A classroom that was joined: what it takes and writes is on another machine.
+    this.room = server.backend === "room";
+    this.end = this.room ? "Leave" : "Stop";
+    this.stop = button(this.end, () => this.act("stop"), { kind: "llmlab-p-stop", label: `${this.end} ${server.name}` });
+    this.stop.title = this.room ? "forget it and its key; nothing is stopped there" : "stop it and remove everything that belongs to it";
+    charts.hidden = this.room;
+    for (const other of this.buttons.slice(1)) other.hidden = this.room;
     buttons.append(...this.buttons, this.stop);
     this.node.append(head, this.chips, this.detail, charts, buttons);
   }
@@ -129,8 +134,10 @@ class Card {
     this.detail.hidden = !remarks;
     const isolated = server.backend === "container" && server.isolation !== "none";
     const chips = [
-      [server.backend === "container" ? "in a container" : "native", ""],
-      [isolated ? `isolation: ${server.isolation}` : "not isolated", isolated ? "good" : "warn"],
+      [this.room ? `in a classroom: ${server.endpoint}` : server.backend === "container" ? "in a container" : "native", ""],
+      this.room
+        ? [`isolation: ${server.isolation}`, ""]
+        : [isolated ? `isolation: ${server.isolation}` : "not isolated", isolated ? "good" : "warn"],
       [`model ${server.model}`, ""],
       [`context ${server.context} × ${server.slots} slots`, ""],
     ];
@@ -148,7 +155,7 @@ class Card {
     audit.title = server.backend === "container" ? ACTIONS[2][2] : "it runs natively: there is no isolation to audit";
     compare.disabled = !up;
     this.stop.disabled = server.stopping;
-    say(this.stop, server.stopping ? "Stopping…" : state === "exited" || state === "lost" ? "Remove" : "Stop");
+    say(this.stop, server.stopping ? "Stopping…" : !this.room && (state === "exited" || state === "lost") ? "Remove" : this.end);
   }
 
   draw(rows) {

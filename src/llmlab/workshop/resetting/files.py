@@ -37,6 +37,7 @@ _ELSEWHERE = {"audit", "engines", "synthetic", "volumes"}  # they have functions
 _STATE = {
     "predictions.jsonl": ("note", "what was predicted of servers, and what came of it", ""),
     "rates.json": ("note", "how fast this machine was measured to be, in about a minute", "--builds"),
+    "rooms.json": ("note", "classrooms that you have joined, with your keys", ""),
     "workshop": ("note", "your progress in the workshop's lessons", "--progress"),
 }
 
@@ -48,7 +49,8 @@ def servers(records: Collection[Record]) -> Iterator[Found]:
         with suppress(LabError):
             held = backends.backend(record.backend).resident_mib(record)
         memory = f", holds {render.mib_text(held)} of memory" if held else ""
-        where = "in a container" if record.backend == "container" else record.backend
+        words = {"container": "in a container", "room": "in a classroom, which goes on"}
+        where = words.get(record.backend, record.backend)
         yield removable(
             "server",
             record.name,

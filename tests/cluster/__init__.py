@@ -1,0 +1,1 @@
+"""Tests on three container engines of their own; `make cluster-test` runs them."""
