@@ -366,3 +366,19 @@ def test_a_replica_that_ends_is_started_anew(cluster: ThreeEngines):
         eventually(lambda: name not in nodes_of() and all_ready(count=2))
         for _ in range(4):
             assert ask(server).completion_tokens == 8
+
+
+def test_a_start_that_was_killed_leaves_nothing(cluster: ThreeEngines):
+    code = "import llmlab; llmlab.start('tiny', replicas=3, keep=True)"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: runtime.read_record("tiny.1"))
+    finally:
+        process.kill()
+        process.wait()
+    assert record() is None
+    llmlab.ps()
+    assert not llmlab.ps()
+    assert not [node for node in NODES if left_on(cluster, node)]
+    llmlab.cluster("status")
+    assert "llmlab" not in docker(cluster, "n1", "network", "ls", "--filter", "driver=overlay")

@@ -154,7 +154,7 @@ def stop(record: Record, *, grace_s: float, forget: bool = False) -> bool:
     if record.process and record.replicas:
         # Who would start its replicas anew.
         replicas.end_keeper(record.process)
-    for each in replicas.of(record):
+    for each in replicas.all_of(record) if record.replicas else ():
         stop(each, grace_s=grace_s, forget=True)
     with runtime.hold(record.name, wait_s=_HOLD_S) as claim:
         # Another server may have taken the name while we waited.
@@ -220,6 +220,10 @@ def sweep() -> tuple[str, ...]:
                 claim.remove()
                 swept.append(record.name)
     swept += [name for name in runtime.abandoned() if _remove_abandoned(name, found)]
+    for record in filter(replicas.is_orphan, found):
+        with suppress(LabError):
+            stop(record, grace_s=1.0, forget=True)
+            swept.append(record.name)
     for place in backends.backend_names():
         with suppress(LabError):
             backends.backend(place).remove_orphans()

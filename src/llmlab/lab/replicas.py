@@ -41,6 +41,17 @@ def of(record: Record) -> tuple[Record, ...]:
     return tuple(each for each in found if each and each.replica_of == record.name)
 
 
+def all_of(record: Record) -> tuple[Record, ...]:
+    """Its replicas, those that are on their way out as well."""
+    return tuple(each for each in runtime.records() if each.replica_of == record.name)
+
+
+def is_orphan(record: Record) -> bool:
+    """Whether a replica's server was never ready, and whoever started it is gone."""
+    # A start under way has its directory before its record.
+    return record.replica_of is not None and not (runtime.runtime_dir() / record.replica_of).exists()
+
+
 def told(record: Record) -> str:
     """How many of a server's replicas are ready, and what is wrong with the others; "" if all are well."""
     try:
