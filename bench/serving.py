@@ -15,7 +15,8 @@ import llmlab
 from bench import common, crowds
 from bench.crowds import Crowd, Work
 from bench.service import Service
-from bench.simulation import Ask, Outcome, simulate
+from bench.simulation import Outcome, simulate
+from bench.steps import Ask
 from llmlab.classrooms import opening
 
 SLOTS, TOKENS, THINK_S = 4, 32, 0.25

@@ -16,7 +16,8 @@ from typing import Any
 from bench import common, service, serving
 from bench.learners import jain
 from bench.service import Service
-from bench.simulation import Ask, Job, Loss, Outcome, simulate
+from bench.simulation import Loss, Outcome, simulate
+from bench.steps import Ask, Job
 from llmlab.classrooms.quotas import Quota
 from llmlab.comparing.design import t_quantile
 

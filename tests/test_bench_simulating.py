@@ -15,7 +15,8 @@ import pytest
 from bench import cluster, crowds, learners, service, serving, simulating
 from bench.service import Service
 from bench.simulating import Case
-from bench.simulation import Ask, Job, Loss, simulate
+from bench.simulation import Loss, simulate
+from bench.steps import Ask, Job
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
