@@ -74,6 +74,7 @@ def spec(page: Any, path: str) -> Any:
 
 
 @pytest.mark.parametrize("theme", themes("Light"))
+@pytest.mark.slow
 def test_two_servers_are_watched_asked_reloaded_and_stopped(
     theme, tmp_path, artifacts, require_browser, require_docker, require_engine
 ):

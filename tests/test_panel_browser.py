@@ -163,6 +163,9 @@ def test_a_newcomer_starts_looks_and_stops(
         assert len(llmlab.ps()) == 0
 
 
+@pytest.mark.slow
+
+
 def test_two_panels_and_two_kernels_agree_and_a_restart_stops_nothing(
     tmp_path, require_browser, require_docker, require_engine
 ):

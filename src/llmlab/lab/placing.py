@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from llmlab.backends import docker_api, nodes
 from llmlab.backends.nodes import Node
-from llmlab.errors import BackendError, UsageError
+from llmlab.errors import BackendError, LabError, UsageError
 from llmlab.lab import surveying
 from llmlab.lab.node_views import NodeStatus
 from llmlab.machine import Machine
@@ -76,7 +76,10 @@ def machine_of(place: BackendName, node: str | None) -> Machine | None:
     """
     if place != "container":
         return None
-    return nodes.machine_of(docker_api.connect(), name=f"node {node}" if node else "")
+    # An engine that does not answer is told of by the start itself, with what else can be done.
+    with suppress(LabError):
+        return nodes.machine_of(docker_api.connect(), name=f"node {node}" if node else "")
+    return None
 
 
 def _why_not(node: NodeStatus) -> str:
