@@ -73,9 +73,6 @@ def run_cell(page: Any, number: int) -> Any:
     return cell.locator(".jp-OutputArea")
 
 
-@pytest.mark.slow
-
-
 def test_a_newcomers_path_in_notebook_7(
     tmp_path, artifacts, require_notebook, require_browser, require_engine
 ):

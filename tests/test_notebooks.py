@@ -280,8 +280,6 @@ def test_a_hint_that_is_not_shown_is_a_failure(tmp_path):
 
 
 @pytest.mark.slow
-
-
 def test_the_command_runs_what_is_named_and_leaves_copies(require_engine, tmp_path):
     command = [sys.executable, "-m", "tools.notebooks", "--mode", "native", "--out", str(tmp_path), "01"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -164,8 +164,6 @@ def test_a_newcomer_starts_looks_and_stops(
 
 
 @pytest.mark.slow
-
-
 def test_two_panels_and_two_kernels_agree_and_a_restart_stops_nothing(
     tmp_path, require_browser, require_docker, require_engine
 ):
