@@ -318,8 +318,8 @@ def test_without_a_quorum_what_runs_goes_on(three: ThreeEngines, require_engine:
     # Two of three managers are gone; their containers go on.
     for _ in range(6):
         assert ask(server).completion_tokens == 8
-    found = llmlab.cluster("status")
-    assert found.quorum is False
+    # A manager that has lost the others answers with what it knew for some 20 s.
+    eventually(lambda: llmlab.cluster("status").quorum is False)
     with pytest.raises(LabError, match="no quorum"):
         llmlab.start("tiny", name="more", replicas=2)
     three.revive("n2")
@@ -379,6 +379,13 @@ def test_a_start_that_was_killed_leaves_nothing(cluster: ThreeEngines):
     assert record() is None
     llmlab.ps()
     assert not llmlab.ps()
-    assert not [node for node in NODES if left_on(cluster, node)]
-    llmlab.cluster("status")
-    assert "llmlab" not in docker(cluster, "n1", "network", "ls", "--filter", "driver=overlay")
+    # What an audit has left is removed by the next one.
+    mine = ("ps", "--all", "--quiet", "--filter", "label=llmlab.user")
+    assert not [node for node in NODES if docker(cluster, node, *mine)]
+
+    def swept() -> bool:
+        # Swarm counts an endpoint that is gone for a moment longer.
+        llmlab.cluster("status")
+        return "llmlab" not in docker(cluster, "n1", "network", "ls", "--filter", "driver=overlay")
+
+    eventually(swept)

@@ -51,9 +51,9 @@ class Wish:
     transport: Transport | None
     image: str | None
     restart: str | None
-    on: str | None
     keep: bool
     force: bool
+    on: str | None = None
     overlay: str | None = None
     replica_of: str | None = None
 
