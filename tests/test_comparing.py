@@ -385,7 +385,7 @@ def test_an_arm_is_what_is_said_and_the_rest_is_shared():
         ({"b": "backend=cloud"}, UnknownNameError, "cloud"),
         ({"a": "backend=native,cpus=1"}, UsageError, "cpus means nothing natively"),
         ({"a": "name=x"}, UnknownNameError, "name"),
-        ({"a": "engine=ollama"}, UnknownNameError, "ollama"),
+        ({"a": "engine=exllama"}, UnknownNameError, "exllama"),
         (
             {"b": "engine=llama-cpp-python,backend=container"},
             UsageError,
