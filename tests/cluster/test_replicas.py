@@ -389,3 +389,13 @@ def test_a_start_that_was_killed_leaves_nothing(cluster: ThreeEngines):
         return "llmlab" not in docker(cluster, "n1", "network", "ls", "--filter", "driver=overlay")
 
     eventually(swept)
+
+
+def test_two_nodes_lost_at_once_are_replaced_once_each(cluster: ThreeEngines):
+    server = llmlab.start("tiny", replicas=3)
+    cluster.cut("n2")
+    cluster.cut("n3")
+    eventually(lambda: set(nodes_of().values()) == {"n1"} and all_ready())
+    assert ask(server).completion_tokens == 8
+    # No more than one for each that was lost, once the lost ones are given up.
+    eventually(lambda: len([each for each in runtime.records() if each.replica_of == "tiny"]) == 3)

@@ -24,7 +24,7 @@ from llmlab.backends.docker_api import DockerApi
 from llmlab.errors import MALFORMED, BackendError, LabError, UsageError
 from llmlab.isolation import create_request
 from llmlab.isolation.profile import SOCKET_DIR
-from llmlab.profiles import Mount, Profile
+from llmlab.profiles import Mount
 from llmlab.specs import Endpoint, Limits, Record, to_dict
 
 _PROGRAM = "/relay"
@@ -32,16 +32,7 @@ TARGETS_DIR = "/targets"
 _TARGETS = "targets"
 _STATUS = "status.sock"
 _KEY = "key"
-_PROFILE = Profile(
-    # Sockets of the internet family are what it is there for.
-    network="bridge",
-    seccomp="default",
-    pids=16,
-    open_files=4096,
-    scratch_mib=None,
-    log_mib=1,
-    init=False,
-)
+_PROFILE = replace(sidecar.PROFILE, network="bridge", pids=16, open_files=4096)
 LIMITS = Limits(memory_mib=256, cpus=1.0, pids=16)
 _ASK_S = 3.0
 _MOST_BYTES = 1 << 20

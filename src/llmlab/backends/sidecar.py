@@ -24,7 +24,7 @@ from llmlab.specs import Limits
 
 _PROGRAM = "/relay"
 _KEY = "/key"
-_PROFILE = Profile(
+PROFILE = Profile(
     # Sockets of the internet family are what they are there for.
     network="none",
     seccomp="default",
@@ -76,7 +76,7 @@ def forward(api: DockerApi, server: str, *, user: str, mount: Mount, socket: str
     """
     name = labels.container_name(server)
     command = [_PROGRAM, "forward", socket, f"127.0.0.1:{PORT}"]
-    request = _request(api, _PROFILE, server, command, user, [mount])
+    request = _request(api, PROFILE, server, command, user, [mount])
     # Not even a bridge between the two: the engine's loopback interface is all there is.
     request["HostConfig"]["NetworkMode"] = f"container:{name}"
     del request["NetworkDisabled"]
@@ -107,7 +107,7 @@ def gate(
     direct = api.is_local() and not api.is_rootless() and not api.maps_users()
     place = f"127.0.0.1:{port}" if direct else f"0.0.0.0:{PORT}"
     command = [_PROGRAM, "gate", place, socket, _KEY]
-    profile = replace(_PROFILE, network="host" if direct else "bridge")
+    profile = replace(PROFILE, network="host" if direct else "bridge")
     mounts = [replace(mount, read_only=True), Mount(source=str(key), target=_KEY)]
     request = _request(api, profile, server, command, user, mounts)
     if not direct:
@@ -133,7 +133,7 @@ def door(api: DockerApi, server: str, *, user: str, mount: Mount, socket: str, n
         LabError: If its image cannot be made.
     """
     command = [_PROGRAM, "forward", f"0.0.0.0:{PORT}", socket]
-    profile = replace(_PROFILE, network="bridge")
+    profile = replace(PROFILE, network="bridge")
     request = _request(api, profile, server, command, user, [replace(mount, read_only=True)])
     join(request, network)
     return Sidecar(kind="door", name=f"{labels.container_name(server)}-door", request=request)

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,13 +16,12 @@ from llmlab import runtime
 from llmlab.classrooms import places
 from llmlab.classrooms.config import Config, Opened
 from llmlab.errors import MALFORMED, LabError, UnknownNameError, UsageError
-from llmlab.lab import registry
+from llmlab.lab import detached, registry
 from llmlab.specs import Process, value_of
 
 _OPEN_S, _CLOSE_S, _ASK_S = 30.0, 20.0, 5.0
 _LOG_LINES = 10
 _LOG_BYTES = 1 << 20
-_SHELL = 'log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!'
 
 
 def opened() -> Opened | None:
@@ -110,22 +107,13 @@ def _teacher(method: str, path: str) -> Any:
 
 
 def _spawn(folder: Path) -> Process | None:
-    """Start the room's process; a shell stands between, so that it is nobody's child. None if it has ended."""
+    """Start the room's process; None if it has ended."""
     log = places.folder() / places.LOG
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.unlink()
     os.close(os.open(log, os.O_CREAT | os.O_WRONLY, 0o600))
     # Its configuration is in a file: what stands in a command line all users can read.
-    command = [sys.executable, "-m", "llmlab.classrooms.serving", str(folder)]
-    told = subprocess.run(
-        ["/bin/sh", "-c", _SHELL, "sh", str(log), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        check=True,
-    )
-    return runtime.process(int(told.stdout))
+    return detached.spawn("llmlab.classrooms.serving", str(folder), log=log)
 
 
 def _awaited(process: Process | None) -> Opened:

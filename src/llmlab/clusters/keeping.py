@@ -14,12 +14,13 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from llmlab import backends, runtime
 from llmlab.backends import docker_api, gateway
-from llmlab.backends.gateway import Seen
+from llmlab.backends.gateway import Seen, Target
 from llmlab.clusters import handing_over, places, replicating
 from llmlab.clusters.places import Ground
 from llmlab.errors import MALFORMED, LabError
@@ -115,7 +116,7 @@ class Keeper:
     ) -> Record:
         """Start a new replica in an old one's place; the server's record then."""
         others = [each for each in replicas.of(record) if each.name != name]
-        without = frozenset({old.node} if old and old.node and not self.wish.on else ()) - {None}
+        without = frozenset({old.node} if old and old.node and not self.wish.on else ())
         say(f"{name} is {'to go' if draining else 'lost'}; starting another one")
         place = ground.best([each.node for each in others], _bearable(ground, without))
         new = replicating.start_one(
@@ -129,10 +130,7 @@ class Keeper:
                 claim.write(changed)
         if draining and old:
             self.draining[name] = time.monotonic()
-        targets = [replicating.target(each) for each in (*others, new)]
-        if draining and old:
-            targets.append(replicating.target(old, draining=True))
-        gateway.tell(changed, targets)
+        gateway.tell(changed, _targets((*others, new), (old,) if draining and old else ()))
         say(f"{new.name} on {place.node.name} is ready in place of {name}")
         if old and not draining:
             registry.stop(old, grace_s=0, forget=True)
@@ -149,8 +147,17 @@ class Keeper:
                 registry.stop(old, grace_s=1.0, forget=True)
             del self.draining[name]
             kept = [each for each in replicas.of(record) if each.name not in self.draining]
-            gateway.tell(record, [replicating.target(each) for each in kept])
+            gateway.tell(record, _targets(kept))
             say(f"{name} has gone")
+
+
+def _targets(kept: Sequence[Record], leaving: Sequence[Record] = ()) -> list[Target]:
+    """What a gateway is told; a replica whose engine does not answer is left out, and is lost soon."""
+    found = []
+    for record in (*kept, *leaving):
+        with suppress(LabError):
+            found.append(replicating.target(record, draining=record in leaving))
+    return found
 
 
 def _bearable(ground: Ground, without: frozenset[str]) -> frozenset[str]:
