@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BINDER = REPOSITORY / "binder"
-_EXTRAS = ("lab", "build")
+_EXTRAS = ("lab", "build", "classroom")
 # What makes the package itself; and the other front end that repo2docker brings, to match JupyterLab.
 _MORE = ("hatchling", "notebook")
 _HEAD = """\

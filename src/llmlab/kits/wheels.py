@@ -20,7 +20,7 @@ from llmlab.kits import closure, files, platforms
 from llmlab.reporting import reporter
 
 FOLDER = "wheels"
-EXTRA = "lab"
+EXTRA = "lab,classroom"
 WITHOUT = "llama-cpp-python: it is published as source only; the kit's own llama.cpp serves in its place"
 _ROUNDS = 8
 _TAIL = 8

@@ -44,7 +44,8 @@ def lesson(number: str) -> Sitting:
     Raises:
         UnknownNameError: There is no such lesson.
     """
-    return Sitting(_lesson(number), here())
+    wanted = _lesson(number)
+    return Sitting(wanted, here(nodes="cluster" in wanted.needs))
 
 
 def answers(number: str) -> dict[str, str]:

@@ -243,7 +243,7 @@ def standing(lesson: Lesson, kept: dict[str, keeping.Kept], mode: Mode | None = 
     """How far a learner has got; without a mode, what the checks said is not possible counts as such."""
 
     def impossible(task: Task) -> bool:
-        if mode is not None:
+        if mode is not None and (task.needs != "cluster" or mode.nodes is not None):
             return bool(_missing(task, mode))
         return task.id in kept and kept[task.id].outcome == "not here"
 
@@ -259,8 +259,10 @@ def standing(lesson: Lesson, kept: dict[str, keeping.Kept], mode: Mode | None = 
 
 def _missing(task: Task, mode: Mode) -> str:
     """Why a task cannot be done here; "" if it can."""
-    if task.needs == "container" and not mode.container:
+    if task.needs and not mode.container:
         return f"This needs a container engine, and none answers here: {mode.no_container}"
+    if task.needs == "cluster" and not mode.cluster:
+        return f"This needs three machines; the others that answer: {', '.join(mode.nodes or ()) or 'none'}"
     return ""
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from llmlab.workshop.modes import Mode
 
 Outcome = Literal["passed", "failed", "unanswered", "not here"]
-Need = Literal["", "container"]
+Need = Literal["", "container", "cluster"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,3 +116,8 @@ class Lesson:
     def task(self, name: str) -> Task | None:
         """The task of that id."""
         return next((task for task in self.tasks if task.id == name), None)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its tasks need."""
+        return frozenset(task.needs for task in self.tasks)

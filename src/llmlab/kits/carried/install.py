@@ -112,7 +112,7 @@ def make_environment(python: str, venv: Path) -> None:
         name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}
     }
     say("installing the wheels (about a minute)")
-    subprocess.run([*install, "pip", str(own) + "[lab]"], check=True, env=environment)
+    subprocess.run([*install, "pip", str(own) + "[lab,classroom]"], check=True, env=environment)
     if not is_new:
         # Another kit may bring other files under the same version.
         subprocess.run([*install, "--force-reinstall", "--no-deps", str(own)], check=True, env=environment)
