@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,28 @@ def test_here_says_what_there_is(monkeypatch):
     assert (mode.container, mode.backend, mode.binder) == (False, "native", True)
     assert mode.no_container in str(mode)
     assert "Binder" in str(workshop.lesson("01"))
+
+
+def test_a_cluster_takes_this_machine_s_engine_and_two_others():
+    lesson = replace(LESSON, tasks=(replace(LESSON.tasks[-1], needs="cluster"),))
+    nobody_looked, one = CONTAINERS, replace(CONTAINERS, nodes=("gpu1",))
+    two = replace(CONTAINERS, nodes=("gpu1", "gpu2"))
+    assert not one.cluster
+    assert two.cluster
+    assert not replace(NATIVE, nodes=two.nodes).cluster
+    assert "gpu1" in str(Sitting(lesson, one).check("sealed", "x").verdict)
+    # Who has not looked goes by what was said last.
+    assert Sitting(lesson, nobody_looked).progress.not_here == ("sealed",)
+    assert Sitting(lesson, two).check("sealed", "x").passed
+    assert Sitting(lesson, nobody_looked).progress.passed == ("sealed",)
+    assert ("other machines", "gpu1, gpu2") in two.facts()
+    assert "other machines" not in str(nobody_looked)
+
+
+def test_other_machines_are_looked_for_only_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/docker.sock")
+    assert workshop.here().nodes is None
+    assert workshop.here(nodes=True).nodes == ()
 
 
 # The lessons as they are written

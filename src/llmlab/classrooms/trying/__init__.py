@@ -25,7 +25,7 @@ from llmlab.classrooms.trying.views import BrokenOff, Door, Doors, Enrolled, Fin
 from llmlab.errors import LabError, UnknownNameError, UsageError
 from llmlab.lab.doors import Secret
 
-__all__ = ["break_off", "dismiss", "enrol", "knock", "overhear", "race", "spend"]
+__all__ = ["Enrolled", "break_off", "dismiss", "enrol", "knock", "overhear", "race", "spend"]
 
 _QUESTION = "What is a container?"
 _MOST_REQUESTS = 64
