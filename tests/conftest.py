@@ -27,7 +27,7 @@ from llmlab import runtime
 from llmlab.backends import backend, docker_api, labels
 from llmlab.builds import find_build, source
 from llmlab.errors import BuildError, EngineError
-from llmlab.runtime import cache_dir
+from llmlab.runtime import cache_dir, processes
 from tests.faults.contract import promise_of
 
 # Machines are noisy: a slow example is no failure.
@@ -80,7 +80,7 @@ def isolated_runtime(
     monkeypatch.setenv("LLMLAB_STATE_DIR", str(tmp_path_factory.mktemp("state")))
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     # A test that calls the command line within this process makes that one for good.
-    monkeypatch.setattr(runtime, "_kept", False)
+    monkeypatch.setattr(processes, "_kept", False)
     yield folder
     llmlab.stop(all=True, grace_s=1)
     left = inventory(folder)
