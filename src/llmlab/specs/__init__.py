@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-import functools
-import math
-import types
-import typing
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llmlab.errors import MALFORMED
 from llmlab.profiles import Profile, Transport
+from llmlab.specs.plain import to_dict, value_of
+
+__all__ = [
+    "BackendName",
+    "Endpoint",
+    "EngineName",
+    "GivenGpus",
+    "GpuVerdict",
+    "KvType",
+    "Limits",
+    "Model",
+    "Prediction",
+    "Process",
+    "Record",
+    "ServeSpec",
+    "Sign",
+    "record_from_dict",
+    "to_dict",
+    "value_of",
+]
 
 # The built-in names, which a command line offers, or one that another package brings.
 EngineName = Literal["llama-server", "llama-cpp-python", "ollama", "vllm"] | str  # noqa: PYI051 - see above
 BackendName = Literal["native", "container"] | str  # noqa: PYI051 - see above
-T = TypeVar("T")
 KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -315,21 +329,6 @@ class Record:
     verdict: GpuVerdict | None = None
 
 
-def to_dict(value: Any) -> Any:
-    """A frozen value as plain JSON data: paths become strings, tuples lists."""
-    return _plain(asdict(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
-
-
 def record_from_dict(data: dict[str, Any]) -> Record:
     """The inverse of `to_dict` for a `Record`; what stands in a file or a label may be anything.
 
@@ -345,62 +344,3 @@ def record_from_dict(data: dict[str, Any]) -> Record:
     if record.name != Path(record.name).name or record.name.startswith("."):
         raise ValueError(f"not a server's name: {record.name!r}")
     return record
-
-
-def value_of(kind: type[T], value: Any) -> T:
-    """Plain JSON data as a value of a type: a dataclass, or what its fields are made of.
-
-    Raises:
-        TypeError, KeyError, OverflowError: If it is of another form.
-    """
-    found: T = _value_of(kind, value)
-    return found
-
-
-def _value_of(kind: Any, value: Any) -> Any:
-    origin, inside = typing.get_origin(kind), typing.get_args(kind)
-    if origin in {typing.Union, types.UnionType}:
-        return _one_of(inside, value)
-    if isinstance(value, list) and origin is tuple:
-        return tuple(_value_of(inside[0], item) for item in value)
-    if isinstance(value, dict):
-        return _mapped(kind, value)
-    if isinstance(value, str) and kind is Path and "\0" not in value:
-        return Path(value)
-    fits = value in inside if origin is Literal else type(value) in _PLAIN.get(kind, ())
-    if not fits or (kind is float and not math.isfinite(value)):
-        raise TypeError(f"{str(value)[:40]!r} is not {getattr(kind, '__name__', kind)}")
-    return value
-
-
-_PLAIN: dict[Any, tuple[type, ...]] = {
-    str: (str,),
-    int: (int,),
-    bool: (bool,),
-    float: (float, int),
-    type(None): (type(None),),
-}
-
-
-def _mapped(kind: Any, value: dict[str, Any]) -> Any:
-    """A dataclass, or a dictionary."""
-    if typing.get_origin(kind) is dict:
-        named, inside = typing.get_args(kind)
-        return {_value_of(named, key): _value_of(inside, item) for key, item in value.items()}
-    hints = _hints(kind)
-    return kind(**{name: _value_of(hints[name], item) for name, item in value.items()})
-
-
-def _one_of(kinds: tuple[Any, ...], value: Any) -> Any:
-    """The value as the first of some types that it fits."""
-    for kind in kinds[:-1]:
-        with suppress(TypeError, KeyError):
-            return _value_of(kind, value)
-    return _value_of(kinds[-1], value)
-
-
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    if not is_dataclass(kind):
-        raise TypeError(f"{getattr(kind, '__name__', kind)} is no object")
-    return typing.get_type_hints(kind)
