@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from llmlab.builds import find_build
 from llmlab.errors import ImageError, MemoryFitError, NameTakenError, ServerStoppedError, UsageError
 from llmlab.reporting import reporting_to
 from tests.behaviour import Recorder, ServerBehaviour
-from tests.conftest import eventually, inventory, run_cli
+from tests.conftest import eventually, inventory, missing, run_cli
 
 pytestmark = pytest.mark.usefixtures("require_docker")
 
@@ -249,6 +250,28 @@ class TestContainer(ServerBehaviour):
 
     def test_docker_is_the_default_where_it_is(self, require_engine):
         assert llmlab.start("tiny").record.backend == "container"
+
+    # The `docker` package leaves it to Python to close the files of contexts.
+    @pytest.mark.filterwarnings("ignore:unclosed file .*meta.json:ResourceWarning")
+    def test_another_context_that_is_chosen_meanwhile_is_noticed(self, require_docker, monkeypatch, tmp_path):
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+        monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+        if not shutil.which("docker"):
+            missing("docker", "the command")
+
+        def typed(*words: str) -> None:
+            subprocess.run(["docker", "context", *words], check=True, capture_output=True)
+
+        usual = docker_api.connect().address
+        other = f"unix://{tmp_path}/other.sock"
+        Path(other.removeprefix("unix://")).symlink_to(usual.removeprefix("unix://"))
+        typed("create", "other", "--docker", f"host={other}")
+        assert docker_api.connect().address == usual
+        typed("use", "other")
+        assert docker_api.connect().address == other
+        typed("use", "default")
+        assert docker_api.connect().address == usual
 
     def test_without_docker_it_runs_natively_and_says_so(self, require_engine, monkeypatch):
         monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")

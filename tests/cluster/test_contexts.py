@@ -13,6 +13,7 @@ from tools.engines_apart import letting_in
 from tools.three_engines import NODES, ThreeEngines
 
 import llmlab
+from llmlab.backends import docker_api
 from tests.cluster.conftest import UNCLOSED
 
 pytestmark = [pytest.mark.cluster, UNCLOSED]
@@ -78,3 +79,17 @@ def test_ssh_needs_the_right_key(three: ThreeEngines, tmp_path: Path):
     assert refused.returncode != 0
     assert "Permission denied" in refused.stderr
     assert logged_in(own / "key").stdout.strip() == "n3"
+
+
+def test_another_context_that_is_chosen_in_a_terminal_is_noticed(three: ThreeEngines):
+    def choose(name: str) -> None:
+        subprocess.run(["docker", "context", "use", name], capture_output=True, check=True)
+
+    assert docker_api.connect().info["Name"] == "n1"
+    choose("n3")
+    try:
+        assert docker_api.connect().info["Name"] == "n3"
+        assert [node.name for node in llmlab.nodes() if node.current] == ["n3"]
+    finally:
+        choose("n1")
+    assert docker_api.connect().info["Name"] == "n1"

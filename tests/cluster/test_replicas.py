@@ -104,7 +104,9 @@ def test_three_replicas_answer_behind_one_address_and_nothing_of_them_is_left(cl
     assert min(served) >= 2
     row = next(row for row in llmlab.ps() if row.name == "tiny")
     assert (row.backend, row.isolation, row.state, row.detail) == ("swarm", "sealed", "ready", "")
-    assert not [each.name for each in server.inspect().isolation if each.agrees is False]
+    inspected = server.inspect()
+    assert not [each.name for each in inspected.isolation if each.agrees is False]
+    assert all(f"{name} on {node}" in inspected.facts["replicas"] for name, node in nodes_of().items())
     llmlab.stop("tiny")
     assert not llmlab.ps()
     assert not [left_on(cluster, node) for node in NODES if left_on(cluster, node)]

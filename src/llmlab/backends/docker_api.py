@@ -66,12 +66,14 @@ def connect(address: str | None = None) -> DockerApi:
     named = address or _meant.get() or os.environ.get("DOCKER_HOST")
     # A forked child must not share its parent's connections.
     process = os.getpid()
-    key = (process, named, None if named else os.environ.get("DOCKER_CONTEXT"))
+    key = (process, named, None if named else docker_trouble.context_mark())
     with _guard:
         if key not in _clients:
             made = DockerApi(None if named == docker_trouble.wanted() else named)
             # By its address it is the same one.
             _clients[key] = _clients.setdefault((process, made.address, None), made)
+            if _clients[key] is not made:
+                made._api.close()
         return _clients[key]
 
 

@@ -83,8 +83,22 @@ def wanted() -> str | None:
     """Where the user's environment says that the engine listens; None where a context says it."""
     if host := os.environ.get("DOCKER_HOST"):
         return host
-    config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-    return None if os.environ.get("DOCKER_CONTEXT") or config.exists() else USUAL
+    return None if os.environ.get("DOCKER_CONTEXT") or _config().exists() else USUAL
+
+
+def context_mark() -> str:
+    """What changes when another context is chosen, also by `docker context use` in a terminal."""
+    if name := os.environ.get("DOCKER_CONTEXT"):
+        return name
+    try:
+        return f"{_config()} {_config().stat().st_mtime_ns}"
+    except OSError:
+        return ""
+
+
+def _config() -> Path:
+    """Where the `docker` command keeps, among others, which context is chosen."""
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
 
 
 def check_context(contexts: Any) -> None:

@@ -71,6 +71,15 @@ def told(record: Record) -> str:
     return "; ".join(filter(None, (count if wrong else "", *wrong, keeper)))
 
 
+def described(record: Record) -> str:
+    """Where a server's replicas stand, and that its own receipt is that of the gateway before them."""
+    held = ", ".join(f"{each.name} on {each.node}" for each in of(record)) or "none"
+    return (
+        f"{held}. Each has a receipt of its own (inspect {record.replicas[0]}); this one is the gateway's, which "
+        "holds no model and is in the cluster's network with their doors"
+    )
+
+
 def refuse(record: Record) -> None:
     """Refuse to do to one replica what is to be done to the server.
 

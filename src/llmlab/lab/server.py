@@ -20,7 +20,7 @@ from llmlab.errors import (
     ServerStoppedError,
     UsageError,
 )
-from llmlab.lab import failing, ledger, registry, requests
+from llmlab.lab import failing, ledger, registry, replicas, requests
 from llmlab.lab.doors import Doors
 from llmlab.reporting import reporter
 from llmlab.results import Answer, Logs, ServerStatus, Stopped
@@ -216,6 +216,8 @@ class Server(Doors):
         if self._record.verdict:
             facts = {**facts, "GPU": str(self._record.verdict)}
         facts = {**facts, **self._model_file(), **self._memory()}
+        if self._record.replicas:
+            facts["replicas"] = replicas.described(self._record)
         owner = self._record.owner
         until = "it is left" if self._record.endpoint.url else "it is stopped"
         facts["kept until"] = f"process {owner.pid} ends" if owner else until
