@@ -23,7 +23,7 @@ FIND_BUILD := $(BIN)/python -c "import llmlab.builds as b; b.find_build()"
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lab demo notebooks docs test test-slow cluster-test check format bench lock clean
+.PHONY: help setup engine lab demo notebooks docs test test-slow test-images cluster-test check format bench lock clean
 
 help: ## List these targets
 	@echo "make TARGET, with TARGET one of"
@@ -58,6 +58,9 @@ test: setup engine ## Run the tests; PYTEST="-k name" passes options on
 
 test-slow: setup engine ## Run the tests that `make test` leaves out because they take long
 	$(BIN)/python -m pytest -m "slow and not cluster" $(PYTEST)
+
+test-images: setup engine ## Run the tests of Ollama and vLLM on their real images, which the container engine fetches
+	LLMLAB_REAL_IMAGES=1 $(BIN)/python -m pytest tests/test_engines_ollama.py tests/test_engines_vllm.py $(PYTEST)
 
 cluster-test: setup engine ## Make three container engines, run lesson 08 and the tests of nodes and clusters (Linux, root)
 	$(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST)

@@ -158,7 +158,7 @@ def rehearsed(
 
 
 # `make notebooks` has all combinations; these are those that differ.
-@every_notebook
+@pytest.mark.parametrize("path", long_ones_slow(NOTEBOOKS))
 def test_a_notebook_runs_as_it_is_committed(path, require_engine):
     run, _ = rehearsed(path, "native", "as committed")
     assert run.ok, run.problem
