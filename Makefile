@@ -60,7 +60,8 @@ test-slow: setup engine ## Run the tests that `make test` leaves out because the
 	$(BIN)/python -m pytest -m "slow and not cluster" $(PYTEST)
 
 test-images: setup engine ## Run the tests of Ollama and vLLM on their real images, which the container engine fetches
-	LLMLAB_REAL_IMAGES=1 $(BIN)/python -m pytest tests/test_engines_ollama.py tests/test_engines_vllm.py $(PYTEST)
+	$(BIN)/python -m tests.stand_ins
+	LLMLAB_REAL_IMAGES=1 LLMLAB_REQUIRE="real images" $(BIN)/python -m pytest tests/test_engines_ollama.py tests/test_engines_vllm.py $(PYTEST)
 
 cluster-test: setup engine ## Make three container engines, run lesson 08 and the tests of nodes and clusters (Linux, root)
 	$(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST)

@@ -250,6 +250,28 @@ const char *nvmlErrorString(int error)
     return "an error of the mock";
 }
 
+int nvmlSystemGetDriverVersion(char *into, unsigned size)
+{
+    int error = enter("nvmlSystemGetDriverVersion", NULL);
+    char value[LINE];
+    if (!error && !text("driver", value))
+        error = NOT_SUPPORTED;
+    if (!error)
+        snprintf(into, size, "%s", value);
+    return leave(error);
+}
+
+int nvmlSystemGetCudaDriverVersion(int *into)
+{
+    int error = enter("nvmlSystemGetCudaDriverVersion", NULL);
+    char value[LINE];
+    if (!error && !text("cuda", value))
+        error = NOT_SUPPORTED;
+    if (!error)
+        *into = atoi(value);
+    return leave(error);
+}
+
 int nvmlDeviceGetCount_v2(unsigned *count)
 {
     int error = enter("nvmlDeviceGetCount", NULL);
@@ -257,6 +279,13 @@ int nvmlDeviceGetCount_v2(unsigned *count)
     for (int gpu = 0; gpu < GPUS; gpu++)
         *count += (unsigned)present[gpu];
     return leave(error);
+}
+
+/* The driver counts a GPU that it cannot open: "Unable to determine the device handle". */
+static int opens(int gpu, const char *what)
+{
+    char key[LINE];
+    return (int)number(of(gpu, WHOLE, what, key), SUCCESS);
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device **into)
@@ -267,6 +296,8 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, device **into)
         gpu++;
     if (!error && gpu == GPUS)
         error = INVALID_ARGUMENT;
+    if (!error)
+        error = opens(gpu, "error.nvmlDeviceGetHandleByIndex");
     if (!error)
         *into = handle(gpu, WHOLE);
     return leave(error);
@@ -280,6 +311,8 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, device **into)
         error = INVALID_ARGUMENT;
     if (!error && (gpu < 0 || gpu >= GPUS || !present[gpu]))
         error = NOT_FOUND;
+    if (!error)
+        error = opens(gpu, "error.nvmlDeviceGetHandleByUUID");
     if (!error)
         *into = handle(gpu, part);
     return leave(error);

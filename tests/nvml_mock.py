@@ -5,6 +5,8 @@ test can change them while it looks. What has no line is not supported. The keys
 GPU 0 and its MIG device 1:
 
     gpus 2                            how many there are
+    driver 535.104.05                 the driver's version
+    cuda 12020                        the newest CUDA that it knows: 12.2
     0.name, 0.memory.total (MiB)      and so on, as in `A_GPU`; absent: not supported
     0.field.186 95000                 a numbered field
     0.field.186.error 15              the error that it has, although the call succeeds
@@ -12,7 +14,8 @@ GPU 0 and its MIG device 1:
     0.mig 7                           MIG is on, with room for so many devices
     0.1.memory.total 4096             one of them; it is there if this line is
     error.nvmlDeviceGetName 4         what a function answers, of every GPU
-    0.error.nvmlDeviceGetName 4       the same of one
+    0.error.nvmlDeviceGetName 4       the same of one; of nvmlDeviceGetHandleByIndex and …ByUUID:
+                                      the driver counts it, and does not open it
     0.error.* 15                      the GPU has fallen off the bus
     error.* 9                         the driver is gone (all but starting and stopping fails)
     sleep.nvmlDeviceGetName 2.5       how long a call hangs, in seconds; 0.sleep.… of one GPU

@@ -1,16 +1,19 @@
 """Where the contract of Ollama and vLLM runs: against their stand-ins, or against the real images.
 
-    LLMLAB_REAL_IMAGES=1 .venv/bin/pytest tests/test_engines_ollama.py tests/test_engines_vllm.py
+    make test-images
 
-takes the images that llmlab names, on a machine that reaches their registries.
+takes the images that llmlab names, on a machine that reaches their registries or was brought them. It
+pulls them first (`python -m tests.stand_ins`), which takes longer than a test may, and ends there if that
+cannot be done.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
-from typing import IO, Any, cast
+from typing import IO, Any, cast, get_args
 
 from llmlab import engines
 from llmlab.backends import docker_api
@@ -21,6 +24,7 @@ from llmlab.testing.stand_ins.image import LABEL, Kind, pack
 from tests.conftest import missing
 
 REAL = os.environ.get("LLMLAB_REAL_IMAGES") == "1"
+_cannot_be_had: dict[str, str] = {}  # name → why
 
 
 def place(kind: Kind) -> dict[str, Any]:
@@ -29,17 +33,31 @@ def place(kind: Kind) -> dict[str, Any]:
 
 
 def real(kind: Kind) -> str:
-    """The published image, pulled if it is not there; vLLM's is the one for the CPU."""
-    published = engines.image_of(engines.engine(kind))
-    assert published
-    name = vllm.CPU_IMAGE if published.needs_gpu else published.name
-    api = docker_api.connect()
-    try:
-        for _ in () if api.image_id(name) else api.pull(name):
-            pass
-    except ImageError as error:
-        missing("real images", str(error))
+    """The published image, pulled if it is not there."""
+    name = published(kind)
+    # A registry that does not answer takes its time to do so: it is not asked by each test.
+    if name not in _cannot_be_had:
+        try:
+            pull(name)
+        except ImageError as error:
+            _cannot_be_had[name] = str(error)
+    if name in _cannot_be_had:
+        missing("real images", _cannot_be_had[name])
     return name
+
+
+def published(kind: Kind) -> str:
+    """The name of the published image; vLLM's is the one for the CPU."""
+    found = engines.image_of(engines.engine(kind))
+    assert found
+    return vllm.CPU_IMAGE if found.needs_gpu else found.name
+
+
+def pull(name: str) -> None:
+    """Have an image here."""
+    api = docker_api.connect()
+    for _ in () if api.image_id(name) else api.pull(name):
+        pass
 
 
 def image(kind: Kind) -> str:
@@ -66,3 +84,17 @@ def _digest(file: Any) -> str:
     while block := file.read(1 << 20):
         found.update(block)
     return found.hexdigest()
+
+
+def main() -> None:
+    """Pull the published images."""
+    for kind in get_args(Kind):
+        print(f"{published(kind)} …", flush=True)  # noqa: T201 - it may take long
+        try:
+            pull(published(kind))
+        except ImageError as error:
+            sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,17 +12,19 @@ import pytest
 
 import llmlab
 from llmlab import engines
-from llmlab.backends import docker_api
+from llmlab.backends import docker_api, labels
 from llmlab.engines import vllm
 from llmlab.errors import RequestError, StartError, UsageError
 from llmlab.lab import engine_gpus, registry, sources
-from llmlab.machine import Gpu
+from llmlab.machine import Gpu, Slice
 from llmlab.specs import ServeSpec
 from llmlab.testing.stand_ins import MARK
 from llmlab.weights import resolve
 from tests import stand_ins
 from tests.behaviour import ServerBehaviour
+from tests.checkpoints import checkpoint, in_hub_cache
 from tests.conftest import eventually, inventory
+from tests.tcp_door import tcp_door
 
 pytestmark = pytest.mark.usefixtures("require_docker", "require_engine")
 not_real = pytest.mark.skipif(stand_ins.REAL, reason="this is about the stand-in")
@@ -112,6 +114,74 @@ def test_its_own_figures_are_read(place):
                 each.close()
 
 
+@not_real
+@pytest.mark.parametrize("hub", [False, True], ids=["directory", "hub's cache"])
+def test_a_directory_of_safetensors_is_served_from_read_only_mounts(place, tmp_path, hub):
+    folder = checkpoint(tmp_path / "Small-Llama", parts=2)
+    folder = in_hub_cache(tmp_path / "hub", folder) if hub else folder
+    with llmlab.start(str(folder), **place) as server:
+        assert server.name == "small-llama"
+        entry = docker_api.connect().container(server.record.container_id or "") or {}
+        mounts = {mount["Destination"]: mount for mount in entry["Mounts"] if mount["Type"] == "bind"}
+        for path in folder.iterdir():
+            mount = mounts[f"/models/{path.name}"]
+            assert not mount["RW"]
+            # The blob itself: a link would lead nowhere in the container.
+            assert mount["Source"] == str(path.resolve())
+        assert server.record.argv[1:5] == ("serve", "/models", "--served-model-name", "small-llama")
+        assert server.ask("What is a GPU?", max_tokens=5).text
+        log = str(server.logs())
+        assert "LlamaForCausalLM: 11 tensors in model-00001-of-00002.safetensors" in log
+        assert f"{MARK}: " in log
+        assert server.inspect().differences == ()
+
+
+@not_real
+def test_on_another_machine_a_directory_is_sent_anew_when_its_configuration_has_changed(
+    place, tmp_path, monkeypatch
+):
+    folder = checkpoint(tmp_path / "small")
+    before = set(docker_api.connect().volumes(labels.MODEL))
+    with tcp_door() as address:
+        monkeypatch.setenv("DOCKER_HOST", address)
+        try:
+            for context in (2048, 1024):
+                checkpoint(folder, max_position_embeddings=context)
+                with llmlab.start(str(folder), **place) as server:
+                    assert server.ask("What is a GPU?", max_tokens=5).text
+                    argv = server.record.argv
+                    assert argv[argv.index("--max-model-len") + 1] == str(context)
+            made = set(docker_api.connect().volumes(labels.MODEL)) - before
+            assert len(made) == 2
+        finally:
+            for volume in set(docker_api.connect().volumes(labels.MODEL)) - before:
+                docker_api.connect().remove_volume(volume)
+
+
+@not_real
+def test_a_directory_that_it_cannot_load_ends_the_start_with_its_log(
+    place, tmp_path, monkeypatch, isolated_runtime
+):
+    folder = checkpoint(tmp_path / "small")
+    argv = vllm.argv
+    monkeypatch.setattr(
+        vllm, "argv", lambda spec, paths: [*argv(spec, paths)[:2], "/proc", *argv(spec, paths)[3:]]
+    )
+    with pytest.raises(StartError, match="vLLM could not load the model") as told:
+        llmlab.start(str(folder), **place)
+    assert "cannot load /proc" in " ".join(told.value.log_tail)
+    assert inventory(isolated_runtime) == []
+
+
+def test_its_processes_are_as_many_as_it_needs_unless_a_number_was_asked_for(place):
+    for pids, limit in ((None, 2048), (300, 300)):
+        with llmlab.start("tiny", pids=pids, **place) as server:
+            entry = docker_api.connect().container(server.record.container_id or "") or {}
+            assert entry["HostConfig"]["PidsLimit"] == limit
+            controls = {control.name: control for control in server.inspect().isolation}
+            assert controls["processes"].verdict == "as asked"
+
+
 @pytest.mark.parametrize("more", [{}, {"image": vllm.IMAGE.name}, {"image": "vllm/vllm-openai:v0.9.9"}])
 def test_without_a_gpu_it_says_what_to_do(more, isolated_runtime):
     with pytest.raises(UsageError, match="computes on a GPU, and is given none") as caught:
@@ -165,6 +235,32 @@ def test_the_share_of_a_gpu_comes_from_the_prediction(monkeypatch):
     assert engine_gpus.share(engines.engine("llama-server"), gpus="device=0", vram_mib=1024) is None
     monkeypatch.setattr("llmlab.machine.gpus", lambda: None)
     assert engine_gpus.share(engine, gpus="device=0", vram_mib=1024) is None
+
+
+def test_the_share_of_a_slice_or_of_a_gpu_by_its_uuid_is_that_of_its_own_memory(monkeypatch):
+    slices = tuple(
+        Slice(index=index, uuid=f"MIG-{name}", total_mib=total, free_mib=total)
+        for index, (name, total) in enumerate((("aaaaaaaa", 8192), ("bbbbbbbb", 16384)))
+    )
+    cards = (
+        Gpu(name="cut", total_mib=81920, free_mib=81920, uuid="GPU-cut", mig=True, slices=slices),
+        Gpu(name="whole", total_mib=40960, free_mib=40960, uuid="GPU-cccccccc"),
+        Gpu(name="old", total_mib=20480, free_mib=20480, uuid="GPU-old"),
+    )
+    monkeypatch.setattr("llmlab.machine.gpus", lambda: cards)
+    engine = engines.engine("vllm")
+    for words, share in (
+        ("device=MIG-bbbbbbbb", 4096 / 16384),
+        ("device=0:1", 4096 / 16384),
+        ("device=MIG-aaaaaaaa", 4096 / 8192),
+        ("device=MIG-aaaaaaaa,MIG-bbbbbbbb", 4096 / 8192),
+        ("device=GPU-cccccccc", 4096 / 40960),
+        ("device=GPU-cccc", 4096 / 40960),
+        ("device=1", 4096 / 40960),
+        # Nobody says which, and a slice is not given unasked.
+        ("1", 4096 / 20480),
+    ):
+        assert engine_gpus.share(engine, gpus=words, vram_mib=1024) == share
 
 
 def test_requests_of_an_exact_length_are_refused(place):

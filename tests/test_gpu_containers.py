@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import tarfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from llmlab.isolation.gpus import driver_files, render_nodes
 from llmlab.lab import launch, offload, reservations
 from llmlab.results_dry_run import DryRun
 from llmlab.specs import Record
+from tests import nvml_mock
 from tests.conftest import missing
 
 GROUP = 4321
@@ -173,3 +176,90 @@ def test_a_gpu_that_the_engine_cannot_hand_out_is_told_and_nothing_is_left(
     with pytest.raises(UsageError, match="no Intel GPU"):
         llmlab.start("tiny", gpus="intel", backend="container")
     assert llmlab.ps().servers == ()
+
+
+# An image that is newer than the driver
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The mock of NVIDIA's library."""
+    return nvml_mock.build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def image(require_docker, tmp_path):
+    """Make images that say in their environment what they need, as NVIDIA's do."""
+    made: list[str] = []
+
+    def make(**variables: str) -> str:
+        name = f"llmlab-test/cuda-{os.getpid()}-{len(made)}:1"
+        with tarfile.open(tmp_path / "root.tar", "w"):
+            pass
+        changes = [f"--change=ENV {key}={value}" for key, value in variables.items()]
+        command = ["docker", "import", *changes, str(tmp_path / "root.tar"), name]
+        subprocess.run(command, check=True, capture_output=True)
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
+
+
+def found_for(library: Path, control: Path, name: str, **told: Any) -> list[str]:
+    """What a start with one GPU and that image says, with a driver that tells such versions."""
+    values = nvml_mock.Control(control)
+    values.gpu(0)
+    values.set({"driver": None, "cuda": None, "error.nvmlInitWithFlags": None, **told})
+    code = f"""
+from llmlab.backends import docker_api, gpu_access
+from llmlab.errors import LabError
+from llmlab.profiles import Profile
+from llmlab.isolation.gpus import DriverFiles
+gpu_access.driver_files = lambda: DriverFiles(hook=True)
+try:
+    found = gpu_access.find(docker_api.connect(), Profile(gpus="1"), image={name!r}, libraries_to="/lib")
+    tell([found.way])
+except LabError as error:
+    tell([type(error).__name__, error.message, error.hint])
+"""
+    told_: list[str] = nvml_mock.in_child(library, control, code)
+    return told_
+
+
+OLD, NEW = {"driver": "535.104.05", "cuda": 12020}, {"driver": "580.65.06", "cuda": 13000}
+
+
+def test_an_image_for_a_newer_cuda_than_the_drivers_is_refused_with_both_versions(library, tmp_path, image):
+    name = image(CUDA_VERSION="13.0.1")
+    kind, message, hint = found_for(library, tmp_path / "control", name, **OLD)
+    assert kind == "ImageError"
+    assert message == (
+        "NVIDIA's driver here (535.104.05) knows CUDA 12.2 at most, and the image needs cuda>=13.0"
+    )
+    assert "update the driver" in hint
+    assert found_for(library, tmp_path / "control", name, **NEW) == ["runtime"]
+
+
+def test_what_an_image_requires_in_words_of_the_toolkits_is_compared_as_well(library, tmp_path, image):
+    name = image(NVIDIA_REQUIRE_CUDA="'cuda>=12.8 brand=tesla,driver>=550,driver<551'")
+    kind, message, _ = found_for(library, tmp_path / "control", name, **OLD)
+    assert (kind, message.rpartition(" ")[2]) == ("ImageError", "cuda>=12.8")
+    # NVIDIA lets some older drivers of data centres run it.
+    datacentre = {"driver": "550.54.15", "cuda": 12040}
+    assert found_for(library, tmp_path / "control", name, **datacentre) == ["runtime"]
+    # Of a driver that tells neither nothing is known against it.
+    assert found_for(library, tmp_path / "control", name) == ["runtime"]
+    newer = image(NVIDIA_REQUIRE_CUDA="'driver>=550'")
+    kind, message, _ = found_for(library, tmp_path / "control", newer, driver=OLD["driver"])
+    assert kind == "ImageError"
+    assert message.endswith("(535.104.05) knows an older CUDA, and the image needs driver>=550")
+
+
+def test_a_driver_that_cannot_be_asked_is_not_taken_for_an_old_one(library, tmp_path, image):
+    name = image(CUDA_VERSION="13.0.1")
+    silent = {**OLD, "error.nvmlInitWithFlags": 9}
+    assert found_for(library, tmp_path / "control", name, **silent) == ["runtime"]
+    gone = {**OLD, "error.nvmlSystemGetCudaDriverVersion": 9}
+    assert found_for(library, tmp_path / "control", name, **gone) == ["runtime"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -330,6 +331,123 @@ tell(told)
     assert before == without == ""
     assert "its GPU is lost: GPU-mock-1" in after
     assert "Xid" in after
+
+
+# Before a start
+
+
+@pytest.fixture
+def lost(library, tmp_path):
+    """What is decided on a machine of two GPUs whose driver tells what is given, for each of some wishes."""
+
+    def decided(values, *wishes):
+        control = nvml_mock.Control(tmp_path / "control")
+        control.gpu(0)
+        control.gpu(1, memory_used=4000)
+        control.set(values)
+        code = f"""
+from llmlab.lab import offload
+from llmlab.errors import LabError
+from llmlab.weights import fit, outline
+offload._compiled_for = lambda: ("cuda",)
+model, setting = outline.of_shape("llama-3.2-1b", "Q4_0"), fit.Setting(context=4096, slots=1)
+def decide(place, gpus, layers=None):
+    try:
+        found = offload.decide(model, setting, place, layers=layers, gpus=gpus, name="big")
+        return [found.layers, found.gpus, found.ids, found.notes]
+    except LabError as error:
+        return [error.message, error.hint]
+tell([decide(*wish) for wish in {wishes!r}])
+"""
+        return nvml_mock.in_child(library, tmp_path / "control", code)
+
+    return decided
+
+
+# The driver counts GPU 0 and does not open it: it has fallen off the bus, or says no more than "Unknown Error".
+FALLEN = {"0.error.nvmlDeviceGetHandleByIndex": 15, "0.error.nvmlDeviceGetHandleByUUID": 15}
+UNKNOWN = {"0.error.nvmlDeviceGetHandleByIndex": 999, "0.error.nvmlDeviceGetHandleByUUID": 999}
+PLACES = ("container", "native")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            FALLEN,
+            {
+                "device=0": r"lost: 0 \(it has fallen off the bus\)",
+                "device=GPU-mock-0": r"lost: GPU-mock-0 \(the driver knows it",
+                "device=0:1": "lost: 0:1",
+                "all": r"lost: 0 \(it has fallen off the bus\)",
+                "2": "2 GPUs were asked for, and 1 of this machine's answers: GPU 0 is lost",
+                "device=GPU-other": "no GPU GPU-other that answers, and GPU 0 is lost",
+            },
+        ),
+        (
+            UNKNOWN,
+            {"device=0": r"lost: 0 \(the driver does not say why\)", "device=GPU-mock-0": "lost: GPU-mock-0"},
+        ),
+        ({"1.error.nvmlDeviceGetMemoryInfo": 15}, {"device=1": r"lost: 1 \(it has fallen off the bus\)"}),
+        ({"1.error.nvmlDeviceGetMemoryInfo": 16}, {"device=1": r"lost: 1 \(it has to be reset\)"}),
+    ],
+    ids=["fallen", "unknown", "fallen later", "reset"],
+)
+def test_a_gpu_that_is_lost_is_told_before_a_start_with_those_that_answer(lost, values, told):
+    wishes = [(place, gpus) for place in PLACES for gpus in told]
+    for (_, gpus), found in zip(wishes, lost(values, *wishes), strict=True):
+        message, hint = found
+        assert re.search(told[gpus], message)
+        assert "dmesg" in hint
+        assert f"--gpus device={0 if '1.error.nvmlDeviceGetMemoryInfo' in values else 1}" in hint
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "remedy"),
+    [
+        ({"error.nvmlDeviceGetHandleByIndex": 999}, "is lost|none of this machine's answer", "reboot"),
+        ({"error.nvmlInitWithFlags": 18}, "its libraries are not those of the driver", "sudo reboot"),
+        ({"error.nvmlInitWithFlags": 9}, "it is not loaded", "modprobe"),
+        ({"error.nvmlInitWithFlags": 999}, "cannot be asked", "dmesg"),
+        ({"error.*": 9}, "no longer answers", "dmesg"),
+        ({"0.error.*": 15, "1.error.*": 15}, "knows of no GPU", "is lost"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_no_reason_to_take_the_cpu(lost, values, message, remedy):
+    wishes = [(place, gpus) for place in PLACES for gpus in ("1", "device=0", "device=GPU-mock-0", "all")]
+    for told, hint in lost(values, *wishes, ("native", None, "all")):
+        assert re.search(message, told)
+        assert remedy in hint
+
+
+def test_one_gpu_is_one_that_answers_and_is_named_by_what_stays_true(lost):
+    for layers, words, ids, notes in lost(FALLEN, ("container", "1"), ("native", "1"), ("native", None)):
+        # Its number may be another one for CUDA, which does not count those that are lost.
+        assert (layers, words, ids) == (17, "device=GPU-mock-1", ["GPU-mock-1"])
+        assert ["GPU 0 is lost (it has fallen off the bus)" in note for note in notes] == [True]
+    whole = lost(dict.fromkeys(FALLEN), ("container", "device=1"))
+    assert whole == [[17, "device=1", ["GPU-mock-1"], []]]
+
+
+def test_where_no_gpu_was_asked_for_the_cpu_is_taken_with_a_note(lost):
+    [[layers, words, ids, [note]]] = lost({"error.nvmlInitWithFlags": 18}, ("native", None))
+    assert (layers, words, ids) == (0, None, [])
+    assert "no GPU is used" in note
+    assert "sudo reboot" in note
+
+
+def test_a_gpu_that_answers_and_does_not_tell_its_memory_is_not_lost(lost):
+    untold = {"0.memory.total": None, "1.memory.total": None}
+    assert lost(untold, ("container", "device=0")) == [[17, "device=0", [], []]]
+
+
+def test_a_uuid_that_nobody_knows_may_be_that_of_a_gpu_that_was_lost_earlier(cards):
+    with pytest.raises(UsageError, match="there is no GPU GPU-other") as told:
+        decide("container", gpus="device=GPU-other")
+    assert "one that was there before is lost" in told.value.hint
+    with pytest.raises(UsageError) as told:
+        decide("container", gpus="device=7")
+    assert "lost" not in told.value.hint
 
 
 # AMD's

@@ -12,6 +12,7 @@ import platform
 import re
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,19 @@ class Gpu:
     minor: int | None = None
     mig: bool = False
     slices: tuple[Slice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SomeGpus:
+    """The NVIDIA GPUs of a machine where not all of them answer.
+
+    Attributes:
+        answering: A GPU's number → the GPU.
+        lost: A GPU's number → why the driver does not reach it.
+    """
+
+    answering: Mapping[int, Gpu]
+    lost: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +159,28 @@ def gpus() -> tuple[Gpu, ...] | None:
     finally:
         nvml.release()
     return found if len(found) == count else None
+
+
+def some_gpus() -> SomeGpus | None:
+    """The NVIDIA GPUs that answer, and those that are lost; None where there is no driver to ask.
+
+    One that answers and does not tell its memory is in neither.
+
+    Raises:
+        GpuGoneError: If the driver is there and does not answer.
+    """
+    if not nvml.hold():
+        return None
+    answering, lost = {}, {}
+    try:
+        for index in range(nvml.query("nvmlDeviceGetCount") or 0):
+            if why := nvml.unreachable(index):
+                lost[index] = why
+            elif gpu := _gpu(index):
+                answering[index] = gpu
+    finally:
+        nvml.release()
+    return SomeGpus(answering=answering, lost=lost)
 
 
 def read_bandwidth_gb_per_s(threads: int) -> float | None:

@@ -13,7 +13,7 @@ and a missing package or driver is an answer, not an error.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,22 @@ from typing import Any
 # NVML's error codes, as nvml.h numbers them.
 _UNINITIALIZED, _NOT_LOADED, _NO_LIBRARY, _OTHER_VERSION = 1, 9, 12, 18
 _LOST, _RESET_REQUIRED, _NO_SUCH_GPU = 15, 16, 28
+# What the driver says of a GPU that it does not open, although it counts it.
+_UNREACHABLE = {
+    8: "its power cables are not attached",
+    10: "the kernel sees a problem with its interrupts",
+    15: "it has fallen off the bus",
+    16: "it has to be reset",
+    28: "it has gone",
+    999: "the driver does not say why",
+}
+# Why a driver that is installed cannot be asked, and what to do about that.
+_REFUSALS = {
+    9: ("it is not loaded", "sudo modprobe nvidia; after an update of the kernel, install the driver again"),
+    15: ("a GPU has fallen off the bus", "sudo dmesg | grep -i xid says why; sudo reboot"),
+    18: ("its libraries are not those of the driver in the kernel, as after an update", "sudo reboot"),
+    999: ("it does not say why", "sudo dmesg | grep -i nvrm says more; sudo reboot"),
+}
 _DRIVER_GONE = frozenset({_UNINITIALIZED, _NOT_LOADED, _NO_LIBRARY, _OTHER_VERSION})
 _GPU_GONE = frozenset({_LOST, _RESET_REQUIRED, _NO_SUCH_GPU})
 # How a field's value is stored: nvml.h's numbers, and the union's members.
@@ -56,6 +72,7 @@ class _State:
         initialized: Whether NVML owes us a shutdown.
         fresh: Whether it can be asked as it is; otherwise it is started anew first.
         starts: How often it has been started.
+        refused: The error with which the last attempt to start it has ended; None without one.
         handles: What NVML knows devices by, until it is started anew.
     """
 
@@ -64,6 +81,7 @@ class _State:
     initialized: bool = False
     fresh: bool = False
     starts: int = 0
+    refused: int | None = None
     handles: dict[Device, Any] = field(default_factory=dict)
 
 
@@ -120,17 +138,70 @@ def query(function: str, *arguments: Any) -> Any:
     Raises:
         GpuGoneError: If the GPU is lost, or the driver gone.
     """
+    answer, error = _asked(function, arguments)
+    _raise_if_gone(error)
+    return answer
+
+
+def refusal() -> tuple[str, str] | None:
+    """Why a driver that is installed could not be asked when that was last tried, and what to do about it.
+
+    Returns:
+        Both in words; None if it could be asked, or none is installed, or this user may not ask.
+    """
+    return _REFUSALS.get(_state.refused or 0)
+
+
+def unreachable(index: int) -> str:
+    """Why the driver does not open a GPU that it counts; "" if it does, or does not for other reasons.
+
+    Args:
+        index: The GPU's number.
+
+    Raises:
+        GpuGoneError: If the driver is gone.
+    """
+    handle, error = _asked("nvmlDeviceGetHandleByIndex", (index,))
+    if handle and error is None:
+        error = _asked("nvmlDeviceGetMemoryInfo", (handle,))[1]
+        # A GPU that is there may not tell its memory, for no reason that is known.
+        error = error if error in _GPU_GONE | _DRIVER_GONE else None
+    if error in _DRIVER_GONE:
+        _raise_if_gone(error)
+    return _UNREACHABLE.get(error or 0, "")
+
+
+def is_lost(uuid: str) -> bool:
+    """Whether the driver knows a GPU of that UUID and cannot reach it.
+
+    Args:
+        uuid: The GPU's, or a slice's.
+
+    Raises:
+        GpuGoneError: If the driver is gone.
+    """
+    error = _asked("nvmlDeviceGetHandleByUUID", (uuid,))[1]
+    if error in _DRIVER_GONE:
+        _raise_if_gone(error)
+    return error in _UNREACHABLE
+
+
+def _asked(function: str, arguments: Sequence[Any]) -> tuple[Any, int | None]:
+    """An answer of NVML's, and the number of its error; both are None if nobody holds it, or it has no such function.
+
+    Raises:
+        GpuGoneError: If it cannot be started again.
+    """
     with _lock:
         if not _state.users:
-            return None
+            return None, None
         if not _start():
             raise GpuGoneError("the driver does not answer")
         _state.calls += 1
     try:
-        return getattr(_package(), function)(*arguments)
+        return getattr(_package(), function)(*arguments), None
     except Exception as error:  # noqa: BLE001 - NVML's errors, an older pynvml or driver: not told
-        _raise_if_gone(getattr(error, "value", None))
-        return None
+        return None, getattr(error, "value", None)
     finally:
         with _lock:
             _state.calls -= 1
@@ -219,8 +290,10 @@ def _start() -> bool:
     _stop()
     try:
         _package().nvmlInit()
-    except Exception:  # noqa: BLE001 - no package, no driver, a driver of another kind: not known
+    except Exception as error:  # noqa: BLE001 - no package, no driver, a driver of another kind: not known
+        _state.refused = getattr(error, "value", None)
         return False
+    _state.refused = None
     _state.initialized = _state.fresh = True
     _state.starts += 1
     return True

@@ -24,6 +24,7 @@ from llmlab.backends import (
     container_receipt,
     container_users,
     docker_api,
+    gpu_refusals,
     labels,
     peer,
     relay,
@@ -83,11 +84,12 @@ def begin(api: DockerApi, prepared: Prepared, claim: Claim) -> Record:
         if prepared.volume:
             name, options = prepared.volume
             api.make_volume(name, labels.mine(SERVER=record.name), options)
-        container_id = runtime.uninterrupted(
-            lambda: api.create(prepared.name, prepared.request), undo=lambda made: api.stop(made, 0)
-        )
-        record = replace(record, container_id=container_id)
-        api.start(container_id)
+        with gpu_refusals.explained(api, record):
+            container_id = runtime.uninterrupted(
+                lambda: api.create(prepared.name, prepared.request), undo=lambda made: api.stop(made, 0)
+            )
+            record = replace(record, container_id=container_id)
+            api.start(container_id)
         endpoint = _open(api, prepared, record)
         return replace(record, endpoint=endpoint, notes=(*record.notes, *_for_other_tools(endpoint)))
     except BaseException:

@@ -35,6 +35,17 @@ def profile(asked: Profile, engine: engines.Engine, *, tcp: bool) -> Profile:
     return replace(asked, **changes)
 
 
+def limits(asked: Limits, wished: Profile, made: Profile) -> Limits:
+    """The limits of a container, with the number of processes that its engine needs.
+
+    Args:
+        asked: What was planned.
+        wished: The isolation that it was planned for.
+        made: The same as `profile` gives it.
+    """
+    return replace(asked, pids=made.pids) if made.pids != wished.pids else asked
+
+
 def unlimited(api: DockerApi, limits: Limits | None) -> tuple[str, ...]:
     """What is asked to be limited and will not be: engines take such a request without a word.
 

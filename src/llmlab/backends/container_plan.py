@@ -135,6 +135,7 @@ def prepare(starting: Starting) -> Prepared:
         tcp=tcp,
         exposed=starting.expose is not None or starting.profile.expose,
     )
+    limits = container_needs.limits(starting.limits, starting.profile, setting.profile)
     if setting.exposed:
         _check_exposing(setting)
     if starting.overlay and setting.tcp:
@@ -175,7 +176,7 @@ def prepare(starting: Starting) -> Prepared:
         image=f"{image.name}@{image_id}",
         user=user.request,
         argv=tuple(argv),
-        limits=starting.limits,
+        limits=limits,
         profile=setting.profile,
         transport=choice.transport,
         gpus=given,
@@ -185,7 +186,7 @@ def prepare(starting: Starting) -> Prepared:
             *engines.notes(engine, spec),
             *_notes(setting),
             *gpu_access.notes(access, given),
-            *container_needs.unlimited(api, starting.limits),
+            *container_needs.unlimited(api, limits),
         ),
     )
     request = create_request(
@@ -194,7 +195,7 @@ def prepare(starting: Starting) -> Prepared:
         argv=argv,
         environment=gpus.environment(engine.environment(spec, paths), access),
         user=user.request,
-        limits=starting.limits,
+        limits=limits,
         mounts=_mounts(setting),
         labels={**labels.mine(SERVER=claim.name), labels.RECORD: json.dumps(to_dict(record))},
         gpus=access,

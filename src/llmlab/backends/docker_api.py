@@ -73,7 +73,7 @@ def connect(address: str | None = None) -> DockerApi:
             # By its address it is the same one.
             _clients[key] = _clients.setdefault((process, made.address, None), made)
             if _clients[key] is not made:
-                made._api.close()
+                made.close()
         return _clients[key]
 
 
@@ -123,6 +123,10 @@ class DockerApi(Images, Volumes, Swarm):
         except Exception as error:
             raise self._translate(error) from error
         self._base = base
+
+    def close(self) -> None:
+        """Close the connections that are kept open to it."""
+        self._api.close()
 
     def ping(self) -> None:
         """Ask whether it still answers.

@@ -59,8 +59,8 @@ def model(api: DockerApi, sent: Model, files: Sequence[tuple[str, Path]], *, ima
     for target, path in files:
         identity.update(f"\0{target}\0{path.stat().st_size}".encode())
         if path not in sent.files:
-            # What belongs to it besides is named by its content.
-            identity.update(path.name.encode())
+            # What belongs to it besides is small, and may be changed: config.json, a template.
+            identity.update(hashlib.sha256(path.read_bytes()).digest())
         items.append(_Item(path, target, 0o444))
     name = f"llmlab-model-{identity.hexdigest()[:16]}"
     reporter().stage("model", f"{sent.name}: sending it to the container engine, once")

@@ -11,6 +11,7 @@ from llmlab.engines.base import (
     is_parallel,
     model_files,
     notes,
+    require_form,
     runs_llama_cpp,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "is_parallel",
     "model_files",
     "notes",
+    "require_form",
     "runs_llama_cpp",
 ]

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 
 from llmlab.engines import plugins
-from llmlab.errors import EngineError, UnknownNameError
+from llmlab.errors import EngineError, UnknownNameError, UsageError
 from llmlab.specs import BackendName, EngineName, ServeSpec
+from llmlab.weights.anatomy import Form
 
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 
@@ -105,8 +106,9 @@ class Engine(Protocol):
     """An engine as a module: these names at its top level.
 
     llmlab's own may also have `IMAGE`, an `Image`; `model_files(spec)`, where a model is more
-    than its file; `notes(spec)`, what the user should know; and `PARALLEL`, if it answers
-    several requests at the same time.
+    than its file; `notes(spec)`, what the user should know; `PARALLEL`, if it answers
+    several requests at the same time; and `FORMS`, the forms of models that it serves, if that
+    is not GGUF alone.
     """
 
     NAME: EngineName
@@ -154,6 +156,24 @@ def image_of(engine: Engine) -> Image | None:
 def is_parallel(engine: Engine) -> bool:
     """Whether an engine answers several requests at the same time."""
     return bool(getattr(engine, "PARALLEL", False))
+
+
+def require_form(engine: Engine, form: Form, name: str) -> None:
+    """Refuse a model in a form that an engine does not serve.
+
+    Args:
+        engine: The engine.
+        form: The form of the model's files.
+        name: The model's name.
+
+    Raises:
+        UsageError: With an engine that serves it, and how to convert it.
+    """
+    if form not in getattr(engine, "FORMS", ("gguf",)):
+        raise UsageError(
+            f"{engine.NAME} serves GGUF files, and {name} is a directory of {form}",
+            hint="--engine vllm serves it as it is; llama.cpp's convert_hf_to_gguf.py makes a GGUF file of it",
+        )
 
 
 def model_files(engine: Engine, spec: ServeSpec) -> tuple[ModelFile, ...]:

@@ -13,7 +13,8 @@ from typing import Final
 from llmlab.engines.base import Image, ModelFile, Paths
 from llmlab.errors import UsageError
 from llmlab.specs import BackendName, EngineName, ServeSpec
-from llmlab.weights import anatomy, fit
+from llmlab.weights import anatomy, checkpoint, fit
+from llmlab.weights.anatomy import Form
 
 NAME: Final[EngineName] = "vllm"
 # Installed natively it brings PyTorch and CUDA of its own: a Python of its own, which llmlab does not make.
@@ -22,6 +23,7 @@ UNIX_SOCKETS: Final = True
 HEALTH_PATH: Final = "/health"
 METRICS: Final = False
 PARALLEL: Final = True
+FORMS: Final[tuple[Form, ...]] = ("gguf", "safetensors")
 CPU_IMAGE: Final = "vllm/vllm-openai-cpu:v0.28.0-x86_64"
 IMAGE: Final = Image(
     name="vllm/vllm-openai:v0.28.0",
@@ -48,6 +50,7 @@ _LEAST_CACHE_MIB: Final = 64
 _REASONS: Final = (
     ("failed to infer device type", "vLLM finds no GPU", IMAGE.without_gpu),
     ("no cuda gpus are available", "vLLM finds no GPU", IMAGE.without_gpu),
+    ("trust_remote_code", "the model brings code of its own, which llmlab does not let run", "take a model that vLLM knows"),
     ("architecture", "this vLLM does not know the model's architecture", "name a newer --image, or use llama-server"),
     ("less than desired gpu memory utilization", "too little of the GPU's memory is free", "stop what else is on it"),
     ("out of memory", "there was not enough GPU memory", "use a smaller --context or a smaller model"),
@@ -67,10 +70,11 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
     """
     if spec.kv_type not in _KV_TYPES:
         raise UsageError(f"vLLM has no KV cache of type {spec.kv_type}", hint="leave --kv-type out")
+    cache = _cache_mib(spec)
     share = () if spec.gpu_share is None else ("--gpu-memory-utilization", f"{spec.gpu_share:.3f}")
     return [
         str(paths.program),
-        *("serve", str(paths.model)),
+        *("serve", str(paths.model.parent if _is_checkpoint(spec) else paths.model)),
         *("--served-model-name", spec.model.name),
         *(
             ("--uds", str(paths.socket))
@@ -79,7 +83,7 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
         ),
         *("--max-model-len", str(spec.context)),
         *("--max-num-seqs", str(spec.slots)),
-        *("--kv-cache-memory-bytes", str(_cache_mib(spec) * _MIB)),
+        *(() if cache is None else ("--kv-cache-memory-bytes", str(cache * _MIB))),
         *share,
     ]
 
@@ -87,6 +91,7 @@ def argv(spec: ServeSpec, paths: Paths) -> list[str]:
 def environment(spec: ServeSpec, paths: Paths) -> dict[str, str]:
     """Environment variables; whatever it writes goes to the scratch directory."""
     scratch = str(paths.scratch)
+    cache = _cache_mib(spec)
     return {
         "HOME": scratch,
         "TMPDIR": scratch,
@@ -109,16 +114,22 @@ def environment(spec: ServeSpec, paths: Paths) -> dict[str, str]:
         "VLLM_HOST_IP": "127.0.0.1",
         "OMP_NUM_THREADS": str(spec.threads),
         # Read by its image for the CPU; in GiB.
-        "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(_cache_mib(spec) / _GIB)),
+        **({} if cache is None else {"VLLM_CPU_KVCACHE_SPACE": str(math.ceil(cache / _GIB))}),
     }
 
 
 def model_files(spec: ServeSpec) -> Iterator[ModelFile]:
-    """The model's one file.
+    """The model's one file; of a directory of safetensors, those of the weights and all that describes them.
 
     Raises:
-        UsageError: If there are more.
+        UsageError: If there are more of GGUF.
+        ModelError: If one of the directory is gone.
     """
+    if _is_checkpoint(spec):
+        folder = spec.model.path.parent
+        for path in (*checkpoint.files(folder), *checkpoint.beside(folder)):
+            yield ModelFile(path.name, path)
+        return
     if len(spec.model.files) > 1:
         raise UsageError(
             f"vLLM takes GGUF models of one file, and {spec.model.name} has {len(spec.model.files)}",
@@ -127,9 +138,15 @@ def model_files(spec: ServeSpec) -> Iterator[ModelFile]:
     yield ModelFile(spec.model.path.name, spec.model.path)
 
 
-def notes(spec: ServeSpec) -> Iterator[str]:  # noqa: ARG001 - the protocol's signature
-    """What the user should know: GGUF files are not what vLLM was made for."""
-    yield "vLLM calls its support of GGUF files experimental, and knows fewer architectures than llama.cpp"
+def notes(spec: ServeSpec) -> Iterator[str]:
+    """What the user should know: GGUF files are not what vLLM was made for, and what cannot be told beforehand."""
+    if not _is_checkpoint(spec):
+        yield "vLLM calls its support of GGUF files experimental, and knows fewer architectures than llama.cpp"
+    elif _cache_mib(spec) is None:
+        yield (
+            f"what the context takes is not known: the {checkpoint.CONFIG} of {spec.model.name} does not say how many "
+            "layers, KV heads, or elements of a head there are; vLLM takes what is left to it"
+        )
 
 
 def offloaded(log: Sequence[str]) -> tuple[int, int] | None:  # noqa: ARG001 - the protocol's signature
@@ -143,8 +160,15 @@ def explain(log: Sequence[str]) -> tuple[str, str] | None:
     return next(((reason, hint) for phrase, reason, hint in _REASONS if phrase in text), None)
 
 
-def _cache_mib(spec: ServeSpec) -> int:
-    """Memory for the context of all slots."""
+def _is_checkpoint(spec: ServeSpec) -> bool:
+    return spec.model.path.suffix == checkpoint.SUFFIX
+
+
+def _cache_mib(spec: ServeSpec) -> int | None:
+    """Memory for the context of all slots; None if the model does not say what a token takes."""
+    model = anatomy.of_file(spec.model.path)
+    if not model.cache_known:
+        return None
     setting = fit.Setting(context=spec.context, slots=spec.slots, kv_type=spec.kv_type)
-    needed = fit.need(anatomy.of_file(spec.model.path), setting).parts["KV cache"]
+    needed = fit.need(model, setting).parts["KV cache"]
     return max(math.ceil(needed * _SPARE), _LEAST_CACHE_MIB)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
-from llmlab import weights
+from llmlab import engines, weights
 from llmlab.backends import image
 from llmlab.builds import find_build
 from llmlab.errors import MemoryFitError, UnknownNameError, UsageError
@@ -175,6 +175,7 @@ def _planned(source: str, program: str | None, options: Options, servers: tuple[
         known = (*servers, *weights.known_models())
         raise UnknownNameError("server or model", source, known) from None
     made_of = anatomy.of_file(model.path)
+    engines.require_form(engines.engine("llama-server"), made_of.form, model.name)
     gpus = options.gpus or int(options.profile == "gpu")
     setting = fit.Setting(
         context=options.context or planning.default_context(made_of),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmlab import weights
+from llmlab import engines, weights
 from llmlab.errors import LabError, UsageError
 from llmlab.kits import contents, files
 from llmlab.kits.contents import ModelHeld
 from llmlab.specs import Model
-from llmlab.weights import catalog, hub, hub_cache, store
+from llmlab.weights import anatomy, catalog, hub, hub_cache, store
 
 FOLDER = "models"
 _GIT_DIGITS = 40
@@ -26,7 +26,10 @@ def find(reference: str) -> Model:
         raise UsageError(
             f"{reference} belongs to Ollama's store", hint="name a model of the hub, or a GGUF file"
         )
-    return weights.resolve(reference, fetch=False)
+    found = weights.resolve(reference, fetch=False)
+    # A kit has what its engine, llama-server, serves; and of a directory it would have the weights alone.
+    engines.require_form(engines.engine("llama-server"), anatomy.of_file(found.path).form, found.name)
+    return found
 
 
 def hold(reference: str, folder: Path) -> ModelHeld:

@@ -67,8 +67,8 @@ def start(  # noqa: PLR0913 - each is an option of the command line
 
     Args:
         model: `tiny`, the built-in teaching model; a name of the catalog
-            (`models` lists it); the path of a GGUF file; `hf:owner/repo[:QUANT]`,
-            fetched if it is not here; `ollama:name`; or `synthetic:SHAPE[:QUANT]`,
+            (`models` lists it); the path of a GGUF file, or of a directory of safetensors,
+            which vllm serves; `hf:owner/repo[:QUANT]`, fetched if it is not here; `ollama:name`; or `synthetic:SHAPE[:QUANT]`,
             random weights in the shape of a model, for measuring.
         backend: Run it in a container, or natively, as a process of yours
             without isolation. Unset: in a container where that is possible.

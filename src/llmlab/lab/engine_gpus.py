@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from llmlab import engines, machine
+from collections.abc import Sequence
+from contextlib import suppress
+
+from llmlab import engines, machine, nvml
 from llmlab.errors import UsageError
+from llmlab.lab import gpu_choice
+from llmlab.lab.gpu_choice import Card
 from llmlab.profiles import parse_gpus
 
 # Of a GPU's memory, for PyTorch, its kernels and what it computes with; not measured. And the most that is taken.
@@ -47,18 +52,32 @@ def share(engine: engines.Engine, *, gpus: str | None, vram_mib: int | None) -> 
         vram_mib: The GPU memory that it is predicted to take, or None.
 
     Returns:
-        The share; None for the engine's choice, where this machine's NVIDIA GPUs cannot be asked.
+        The share of each GPU, or of each slice; None for the engine's choice, where this
+        machine's NVIDIA GPUs cannot be asked.
     """
     published = engines.image_of(engine)
     if not (published and published.needs_gpu and gpus and vram_mib):
         return None
     wanted = parse_gpus(gpus)
-    found = machine.gpus() if wanted.maker == "nvidia" else None
-    if not found:
-        return None
-    named = [found[int(name)] for name in wanted.names if name.isdecimal() and int(name) < len(found)]
-    least = min(gpu.total_mib for gpu in named or found)
-    return min((vram_mib + _PYTORCH_MIB) / least, _MOST_SHARE)
+    cards = _cards() if wanted.maker == "nvidia" else ()
+    # Which ones it gets need not be known: what is enough on the smallest is enough on each.
+    named = [card for card in cards if _is_named(card, wanted.names)]
+    totals = [card.total_mib for card in named or cards if card.total_mib and (named or not card.part)]
+    return min((vram_mib + _PYTORCH_MIB) / min(totals), _MOST_SHARE) if totals else None
+
+
+def _cards() -> tuple[Card, ...]:
+    """This machine's NVIDIA GPUs and their slices, as far as they answer."""
+    if (found := machine.gpus()) is not None:
+        return gpu_choice.nvidia(dict(enumerate(found)), {})
+    with suppress(nvml.GpuGoneError):
+        seen = machine.some_gpus()
+        return gpu_choice.nvidia(seen.answering, {}) if seen else ()
+    return ()
+
+
+def _is_named(card: Card, names: Sequence[str]) -> bool:
+    return any(gpu_choice.is_called(card, name) for name in names)
 
 
 def _repository(name: str) -> str:

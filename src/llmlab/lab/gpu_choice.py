@@ -22,19 +22,24 @@ class Card:
         id: What it is known by for ever, or its number where that is not told.
         word: What it is called in a request.
         title: What it is called in messages.
-        free_mib: What of its memory is free; None if that is not told.
+        total_mib: Its memory; None if that is not told.
+        free_mib: What of it is free; likewise.
         reserved: Server → what of that it was promised.
         slices: What can be asked for in place of it, where it is cut.
         part: Whether it is such a slice.
+        exact: Whether it is asked for by its id: CUDA knows slices by their UUIDs only, and
+            numbers GPUs anew where one is lost.
     """
 
     id: str
     word: str
     title: str
     free_mib: int | None
+    total_mib: int | None = None
     reserved: Mapping[str, int] = field(default_factory=dict)
     slices: tuple[str, ...] | None = None
     part: bool = False
+    exact: bool = False
 
     @property
     def left_mib(self) -> int | None:
@@ -48,23 +53,26 @@ class Card:
         return free + (f", of which are reserved: {promised}" if promised else "")
 
 
-def nvidia(found: Sequence[Gpu], reserved: Reserved) -> tuple[Card, ...]:
+def nvidia(found: Mapping[int, Gpu], reserved: Reserved, *, some: bool = False) -> tuple[Card, ...]:
     """NVIDIA's GPUs, each followed by its slices.
 
     Args:
-        found: The machine's.
+        found: The machine's, by number.
         reserved: What servers were promised.
+        some: Whether there are others, which are lost.
     """
     cards = []
-    for index, gpu in enumerate(found):
+    for index, gpu in found.items():
         parts = [
             Card(
                 id=part.uuid or f"{index}:{part.index}",
                 word=f"{index}:{part.index}",
                 title=f"slice {index}:{part.index} of {gpu.name}",
                 free_mib=part.free_mib,
+                total_mib=part.total_mib,
                 reserved=reserved.get(part.uuid or f"{index}:{part.index}", {}),
                 part=True,
+                exact=True,
             )
             for part in gpu.slices
         ]
@@ -74,10 +82,12 @@ def nvidia(found: Sequence[Gpu], reserved: Reserved) -> tuple[Card, ...]:
                 word=str(index),
                 title=f"GPU {index} ({gpu.name})",
                 free_mib=gpu.free_mib,
+                total_mib=gpu.total_mib,
                 reserved=reserved.get(gpu.uuid or str(index), {}),
                 slices=tuple(f"device={part.word} ({part.free_mib} MiB free)" for part in parts)
                 if gpu.mig
                 else None,
+                exact=some and gpu.uuid is not None,
             )
         )
         cards += parts
@@ -124,11 +134,24 @@ def choose(
     named = {name: _named(name, cards) for name in request.names}
     if missing := [name for name, card in named.items() if card is None]:
         known = ", ".join(card.title for card in cards)
-        raise UsageError(f"there is no GPU {', '.join(missing)}", hint=f"this machine has {known}")
+        # A UUID is seldom made up: a GPU that was there when the driver was started may have been lost since.
+        earlier = "; one that was there before is lost: sudo dmesg | grep -i xid says why"
+        lost = "" if all(name[0].isdecimal() for name in missing) else earlier
+        raise UsageError(f"there is no GPU {', '.join(missing)}", hint=f"this machine has {known}{lost}")
     found = tuple(card for card in named.values() if card)
     for card in found:
         _check(card, users)
     return found
+
+
+def is_called(card: Card, name: str) -> bool:
+    """Whether a name is a GPU's number or UUID; as CUDA takes them, the beginning of a UUID is enough.
+
+    Args:
+        card: The GPU, or a slice.
+        name: What it is called in a request.
+    """
+    return name == card.word or (not name[0].isdecimal() and card.id.startswith(name))
 
 
 def words(request: GpuRequest, chosen: Sequence[Card]) -> str:
@@ -140,9 +163,8 @@ def words(request: GpuRequest, chosen: Sequence[Card]) -> str:
     """
     if request.all:
         return str(request)
-    # CUDA knows slices by their UUIDs only.
     names = request.names or tuple(card.word for card in chosen)
-    names = tuple(card.id if card.part else name for name, card in zip(names, chosen, strict=True))
+    names = tuple(card.id if card.exact else name for name, card in zip(names, chosen, strict=True))
     return str(GpuRequest(maker=request.maker, names=names))
 
 
@@ -159,8 +181,7 @@ def _emptiest(count: int, whole: Sequence[Card]) -> tuple[Card, ...]:
 
 def _named(name: str, cards: Sequence[Card]) -> Card | None:
     exact = next((card for card in cards if name in {card.word, card.id}), None)
-    # As CUDA takes them, the beginning of a UUID is enough.
-    near = [card for card in cards if not name[0].isdecimal() and card.id.startswith(name)]
+    near = [card for card in cards if is_called(card, name)]
     return exact or (near[0] if len(near) == 1 else None)
 
 

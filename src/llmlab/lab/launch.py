@@ -108,7 +108,10 @@ def decide(wish: Wish, *, fetch: bool = True, booking: Booking | None = None) ->
         place=place,
         spec=replace(
             spec,
-            gpu_share=engine_gpus.share(engine, gpus=plan.profile.gpus, vram_mib=plan.prediction.vram_mib),
+            # What another machine's GPUs have is not known here.
+            gpu_share=None
+            if node
+            else engine_gpus.share(engine, gpus=plan.profile.gpus, vram_mib=plan.prediction.vram_mib),
         ),
         plan=plan,
         notes=(*choice, *notes, *plan.notes),

@@ -6,18 +6,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from llmlab import machine
+from llmlab import machine, nvml
 from llmlab.builds import find_build
-from llmlab.errors import EngineError, MemoryFitError, UsageError
+from llmlab.errors import EngineError, LabError, MemoryFitError, UsageError
 from llmlab.isolation.gpus import render_nodes
-from llmlab.lab import gpu_choice, reservations
+from llmlab.lab import gpu_choice, gpu_lost, reservations
 from llmlab.lab.gpu_choice import Card
 from llmlab.profiles import GpuMaker, GpuRequest, parse_gpus
 from llmlab.specs import BackendName
 from llmlab.weights import fit
 from llmlab.weights.anatomy import Anatomy
 
-# What llama.cpp must be compiled for to use a maker's GPUs.
+# What llama.cpp may be compiled for that NVIDIA's library knows nothing of.
+_OTHERS = frozenset({"hip", "metal", "vulkan"})
+# What it must be compiled for to use a maker's GPUs.
 _KINDS: dict[GpuMaker, frozenset[str]] = {
     "nvidia": frozenset({"cuda", "vulkan"}),
     "amd": frozenset({"hip", "vulkan"}),
@@ -82,6 +84,7 @@ def decide(
 
     Raises:
         UsageError: If that is no number of layers, or there is no such GPU, or none can be used.
+        BackendError: If the driver does not answer, or a GPU that is asked for is lost.
         MemoryFitError: If so many layers do not fit, or none.
     """
     asked = _asked(layers, model)
@@ -89,14 +92,17 @@ def decide(
         return Offload()
     kinds = _compiled_for() if place == "native" else ()
     request = parse_gpus(gpus) if gpus else GpuRequest(count=1)
-    problem = _unasked(place, gpus, kinds)
+    problem: LabError | None = _unasked(place, gpus, kinds)
     # Most machines have no GPU, and NVIDIA's library is not asked in vain.
-    cards = () if problem or elsewhere else _cards(request.maker)
+    cards, doubt, note = ((), None, "") if problem or elsewhere else _cards(request)
     if place == "native" and not problem:
-        problem = _not_natively(gpus, request.maker, kinds, cards)
+        # Where nothing was asked for, a driver of NVIDIA's is in nobody's way that computes on other GPUs.
+        doubt = None if gpus is None and _OTHERS & set(kinds) else doubt
+        problem = doubt or _not_natively(gpus, request.maker, kinds, cards)
+    problem = problem or doubt
     if problem:
         if asked is None and gpus is None:
-            return Offload()
+            return Offload(notes=(f"no GPU is used. {doubt.message}; {doubt.hint}",) if doubt else ())
         raise problem
     if not cards:
         # Nobody tells which there are: the container engine is asked, or the drivers' libraries.
@@ -104,7 +110,12 @@ def decide(
         return Offload(layers=model.n_layers + 1 if asked is None else asked, gpus=words)
     chosen = gpu_choice.choose(request, cards, reservations.users())
     found = _fitted(model, setting, chosen, asked=asked, name=name, force=force, must=gpus is not None)
-    return replace(found, gpus=gpu_choice.words(request, chosen), ids=tuple(card.id for card in chosen))
+    return replace(
+        found,
+        gpus=gpu_choice.words(request, chosen),
+        ids=tuple(card.id for card in chosen),
+        notes=(*found.notes, *([note] if note else [])),
+    )
 
 
 def _fitted(
@@ -181,18 +192,32 @@ def _not_natively(
             f"llama.cpp here was compiled for {', '.join(kinds)}, which is not for GPUs of {maker}",
             hint=f"llmlab build --gpu {min(_KINDS[maker])} compiles it anew",
         )
-    if not cards and not {"hip", "metal", "vulkan"} & set(kinds):
+    if not cards and not _OTHERS & set(kinds):
         return UsageError("there is no NVIDIA GPU here that could be asked", hint="llmlab doctor says why")
     return None
 
 
-def _cards(maker: GpuMaker) -> tuple[Card, ...]:
-    """The GPUs of this machine, as far as they are told."""
-    if maker == "nvidia":
-        found = machine.gpus()
-        return gpu_choice.nvidia(found, reservations.outstanding()) if found else ()
-    nodes = [node for node in render_nodes() if node.maker == maker]
-    return gpu_choice.render(nodes, reservations.outstanding()) if nodes else ()
+def _cards(request: GpuRequest) -> tuple[tuple[Card, ...], LabError | None, str]:
+    """The GPUs of this machine, as far as they are told; why those asked for cannot be had; what to say otherwise."""
+    if request.maker != "nvidia":
+        nodes = [node for node in render_nodes() if node.maker == request.maker]
+        return gpu_choice.render(nodes, reservations.outstanding()) if nodes else (), None, ""
+    if found := machine.gpus():
+        return gpu_choice.nvidia(dict(enumerate(found)), reservations.outstanding()), None, ""
+    if found is not None:
+        return (), gpu_lost.none_left(), ""
+    try:
+        seen = machine.some_gpus()
+    except nvml.GpuGoneError:
+        return (), gpu_lost.silent(), ""
+    doubt = gpu_lost.before(request, seen)
+    if doubt or not seen or not seen.lost:
+        return (), doubt, ""
+    return (
+        gpu_choice.nvidia(seen.answering, reservations.outstanding(), some=True),
+        None,
+        gpu_lost.note(seen),
+    )
 
 
 def _compiled_for() -> tuple[str, ...]:

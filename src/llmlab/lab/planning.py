@@ -146,6 +146,7 @@ def plan(
             raise UsageError(f"{argument} is {value}", hint="it must be 1 or more")
     if wish.kv_type not in get_args(KvType):
         raise UnknownNameError("type of the KV cache", wish.kv_type, get_args(KvType))
+    engines.require_form(engines.engine(engine), model.form, name)
     setting = fit.Setting(
         context=wish.context or default_context(model),
         slots=wish.slots if engines.is_parallel(engines.engine(engine)) else 1,
@@ -179,14 +180,15 @@ def plan(
         )
     room, what = _room(wish, limits, here) if place == "container" else _machine_room(here)
     notes += _check_fit(name, model, setting, room, what, force=wish.force)
-    # What was measured is the pace of this machine's CPU.
-    measured = None if setting.gpu_layers or node else rates.load(threads)
+    # What was measured is the pace of llama.cpp on this machine's CPU.
+    elsewhere = bool(setting.gpu_layers or node or model.form != "gguf")
+    measured = None if elsewhere else rates.load(threads)
     pace = rates.predict(model, measured) if measured else None
     prediction = Prediction(
         required_mib=needed.required_mib,
         resident_mib=needed.resident_mib,
         ready_mib=needed.ready_mib,
-        vram_mib=needed.vram_mib if setting.gpu_layers else None,
+        vram_mib=needed.vram_mib if setting.gpu_layers and model.cache_known else None,
         decode_tokens_per_s=pace.decode_tokens_per_s if pace else None,
         prefill_tokens_per_s=pace.prefill_tokens_per_s if pace else None,
         context_token_s=pace.context_token_s if pace else None,

@@ -137,12 +137,13 @@ def _match(reference: str) -> _Known | None:
 
 def _row(reference: str, found: Anatomy | None) -> ModelRow:
     """A row of what the file says of itself."""
-    path = Path(reference)
+    # A directory of the hub's form is known only where it lies.
+    here = Path(reference).is_file() or (found is not None and found.form == "safetensors")
     return ModelRow(
         name=reference,
         reference=reference,
-        state="here" if path.is_file() else "not here",
-        parameters=found.parameters if found else None,
+        state="here" if here else "not here",
+        parameters=(found.parameters or None) if found else None,
         quantisation=found.quantisation if found else None,
         file_bytes=found.file_bytes if found else None,
         context_train=found.context_train if found else None,
@@ -153,9 +154,11 @@ def _row(reference: str, found: Anatomy | None) -> ModelRow:
 
 def _with_fit(known: _Known, question: Question, here: Machine, roofs: Rates | None) -> ModelRow:
     model = known.anatomy
-    if model is None:
+    if model is None or not model.cache_known:
         return known.row
     setting = question.setting
+    if model.form == "safetensors":
+        setting = replace(setting, engine="vllm")
     if question.default_context:
         setting = replace(setting, context=planning.default_context(model))
     needed = fit.need(model, setting)
@@ -165,7 +168,9 @@ def _with_fit(known: _Known, question: Question, here: Machine, roofs: Rates | N
     threads = planning.default_threads(model.file_bytes)
     if roofs and roofs.threads != threads:
         roofs = rates.load(threads)
-    pace = rates.predict(model, roofs) if roofs and not setting.gpu_layers else None
+    # What was measured is llama.cpp's pace on this machine's CPU.
+    measured = roofs if model.form == "gguf" and not setting.gpu_layers else None
+    pace = rates.predict(model, measured) if measured else None
     return replace(
         known.row,
         fit=Fit(
@@ -204,7 +209,7 @@ def _advice(row: ModelRow, model: Anatomy, setting: fit.Setting, room_mib: int) 
 def _roofs(models: Iterable[Anatomy], measure: Measure) -> Rates | None:
     """What was measured of this machine; None without an engine."""
     threads = planning.default_threads(1 << 40)
-    types = [kind for model in models for kind in model.read_by_type]
+    types = [kind for model in models if model.form == "gguf" for kind in model.read_by_type]
     try:
         known = measuring.current(threads)
         wanted = {

@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from llmlab.errors import ModelFileError
+from llmlab.weights import checkpoint
 from llmlab.weights.gguf import CONTROL, Header, Tensor, read_header, shards
 
+Form = Literal["gguf", "safetensors"]
 _MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _UNKNOWN: Final = "unknown"
 _GUESSED: Final = 1024  # LLAMA_FTYPE_GUESSED, a flag beside the number
@@ -96,6 +98,7 @@ class Anatomy:
         tensors: The directory, of all files.
         file_bytes: Size of all files.
         control_tokens: Texts of all control tokens, by number.
+        form: The form of its files.
     """
 
     architecture: str
@@ -122,6 +125,12 @@ class Anatomy:
     tensors: tuple[Tensor, ...]
     file_bytes: int
     control_tokens: tuple[str, ...]
+    form: Form = "gguf"
+
+    @property
+    def cache_known(self) -> bool:
+        """Whether it is known what its KV cache takes; a GGUF file without the figures counts as without a cache."""
+        return self.form == "gguf" or bool(self.n_kv_heads and any(self.n_kv_heads) and self.key_length)
 
     @property
     def bytes_by_type(self) -> dict[str, int]:
@@ -169,8 +178,12 @@ def of_file(path: Path) -> Anatomy:
 
     Raises:
         ModelNotFoundError: If the file does not exist or cannot be read.
-        ModelFileError: If a file is missing, damaged or no GGUF file.
+        ModelFileError: If a file is missing, damaged, or neither GGUF nor safetensors.
     """
+    if checkpoint.is_checkpoint(path):
+        from llmlab.weights import checkpoint_anatomy  # noqa: PLC0415 - it builds on this module
+
+        return checkpoint_anatomy.of_file(checkpoint.first(path))
     parts = shards(path)
     try:
         # A start asks several times, and a large vocabulary takes a tenth of a second.

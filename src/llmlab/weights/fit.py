@@ -30,6 +30,7 @@ Verdict = Literal["fits", "tight", "too big"]
 PARTS = ("weights", "repacked weights", "KV cache", "compute", "program")
 
 _MIB = 1024 * 1024
+_WHOLE = frozenset({"vllm"})  # engines that look up a prompt's rows on the GPU as well
 _BATCH = 512  # tokens; llama.cpp's --ubatch-size
 _F32, _F16 = 4, 2
 _KV_CELLS = 256  # the cache's length is a multiple of this
@@ -121,10 +122,13 @@ def need(anatomy: Anatomy, setting: Setting) -> Need:
         setting: How it is to be served.
     """
     on_gpu = _layers_on_gpu(anatomy, setting)
-    moved = [tensor for tensor in anatomy.tensors if _layer(tensor, anatomy) in on_gpu]
+    whole = bool(on_gpu) and setting.engine in _WHOLE
+    moved: list[Tensor] = []
+    kept: list[Tensor] = []
+    for tensor in anatomy.tensors:
+        (moved if whole or _layer(tensor, anatomy) in on_gpu else kept).append(tensor)
     # Of tied embeddings the GPU gets a copy: the rows of the prompt are looked up here.
-    copied = [t for t in anatomy.tensors if on_gpu and anatomy.tied_embeddings and t.name == _EMBEDDING]
-    kept = [tensor for tensor in anatomy.tensors if tensor not in moved]
+    copied = [t for t in kept if on_gpu and anatomy.tied_embeddings and t.name == _EMBEDDING]
     weights = sum(tensor.nbytes or 0 for tensor in kept)
     offloaded = sum(tensor.nbytes or 0 for tensor in (*moved, *copied))
     repacked = sum(tensor.nbytes or 0 for tensor in kept if _is_repacked(tensor, anatomy))

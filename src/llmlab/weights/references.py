@@ -2,6 +2,7 @@
 
 tiny                        the built-in teaching model
 ./file.gguf                 a file; of a split model, any of its files
+./directory                 a model of the hub in its original form: config.json, *.safetensors
 qwen2.5-0.5b[:QUANT]        a model of the catalog
 hf:owner/repo[:QUANT]       from a model hub; fetched if it is not here
 hf:owner/repo/file.gguf
@@ -21,7 +22,7 @@ from llmlab.errors import ModelFileError, ModelNotFoundError, UnknownNameError
 from llmlab.prompts import looks_like_control
 from llmlab.reporting import reporter
 from llmlab.specs import Model
-from llmlab.weights import anatomy, catalog, hub_cache, outline, store
+from llmlab.weights import anatomy, catalog, checkpoint, hub_cache, outline, store
 from llmlab.weights.anatomy import Anatomy
 from llmlab.weights.gguf import read_header, shards
 from llmlab.weights.store import TINY
@@ -49,7 +50,7 @@ def resolve(reference: str, *, fetch: bool = True) -> Model:
     Raises:
         UnknownNameError: If it is neither a known name nor a path.
         ModelNotFoundError: If the path leads nowhere, or no store has it.
-        ModelFileError: If the file is not a usable GGUF file, or if `tiny`
+        ModelFileError: If the file is no usable GGUF or safetensors file, or if `tiny`
             is not the file that the package shipped.
         HubError: If it cannot be fetched.
         DiskSpaceError: If there is no room for it.
@@ -135,7 +136,7 @@ def _file(reference: str) -> Path:
     looks_like_path = (reference.endswith(".gguf") or "/" in reference) and not _SCHEME.match(reference)
     if not exists and not looks_like_path:
         raise UnknownNameError("model", reference, known_models(), hint=_unknown_hint(reference))
-    return path
+    return checkpoint.first(path) if exists and checkpoint.is_checkpoint(path) else path
 
 
 def _tiny() -> Model:
@@ -166,13 +167,15 @@ def _name(reference: str, path: Path) -> str:
     """A short name; a file's own, where it has one."""
     if reference.startswith(_OLLAMA):
         return reference.removeprefix(_OLLAMA).removesuffix(":latest")
+    if path.suffix == checkpoint.SUFFIX:
+        return checkpoint.name_of(path)
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.name.removesuffix(".gguf"))
     return f"synthetic-{stem}" if reference.startswith(_SYNTHETIC) else stem
 
 
 def _model(reference: str, name: str, path: Path) -> Model:
-    files = shards(path)
     found = anatomy.of_file(path)
+    files = shards(path) if found.form == "gguf" else checkpoint.files(path.parent)
     # The hub's files lie under their hashes, which were checked when they came.
     known = hub_cache.published_sha256(files[0]) or store.known_sha256(files[0])
     if not known and found.file_bytes > _LONG_TO_HASH_BYTES:

@@ -4,7 +4,7 @@
 
 The image has a Python (the interpreter that makes it, with as much of its library as the
 stand-in imports), llama-server with its libraries, and the stand-in where its engine's
-program would be.
+program would be; vLLM's has llmlab's built-in model as well.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ Kind = Literal["ollama", "vllm"]
 LABEL = "llmlab.stand-in"
 _PROGRAMS: dict[Kind, str] = {"ollama": "/bin/ollama", "vllm": "/usr/local/bin/vllm"}
 _CODE = "/opt/stand-in"
+# Serves in place of weights that llama-server cannot load.
+_BUILT_IN = Path(__file__).resolve().parents[2] / "weights" / "builtin" / "tiny.gguf"
 _LLAMA = "/opt/llama.cpp"
 _EMPTY = ("llmlab/__init__.py", "llmlab/testing/__init__.py")
 _FOLDERS = ("tmp", "models", "run", "run/llmlab", "etc", "proc", "sys", "dev", "var", "var/tmp")
@@ -56,6 +58,8 @@ def pack(kind: Kind, llama_server: Path, file: IO[bytes]) -> None:
         else:
             files[str(path)] = path
     files[str(python)] = python
+    if kind == "vllm":
+        files[f"{_CODE}/{_BUILT_IN.name}"] = _BUILT_IN
     binaries = [python, *(path for path in files.values() if path.suffix == ".so")]
     server = llama_server.resolve()
     # Some builds load what fits the CPU by themselves when they run.

@@ -1,6 +1,8 @@
 """A stand-in for `vllm serve`: its options, its API, its metrics.
 
 As vLLM does, it loads its model before it listens, and ends where it does not know an option.
+Of a directory of safetensors it reads all files and checks them; what then answers is llmlab's
+built-in model, since llama-server knows no such files, and its log says so.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llmlab.testing.stand_ins import MARK
+from llmlab.testing.stand_ins import MARK, directory
 from llmlab.testing.stand_ins.serving import Handler, Llama, LoadError, events, foreign, passed, serve
 
 VERSION = f"0.28.0 ({MARK})"
+# Beside the packages: where the image has it.
+_BUILT_IN = Path(__file__).parents[3] / "tiny.gguf"
 _FIELDS = (
     *("messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"),
     *("logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "response_format", "ignore_eos"),
@@ -108,6 +112,15 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _loadable(model: Path) -> str:
+    """What llama-server can load."""
+    if not model.is_dir():
+        return str(model)
+    seen = directory.check(model)
+    print(f"{MARK}: {seen} were read; {_BUILT_IN.name} answers in their place", file=sys.stderr, flush=True)  # noqa: T201 - its log
+    return str(_BUILT_IN)
+
+
 def main() -> None:
     """`vllm serve MODEL`, `vllm --version`."""
     options = _options()
@@ -116,7 +129,10 @@ def main() -> None:
         sys.exit(f"OSError: {options.model} is not a local folder and is not a valid model identifier")
     try:
         _Vllm.llama = Llama(
-            options.model, context=options.max_model_len, slots=options.max_num_seqs, threads=1
+            _loadable(Path(options.model)),
+            context=options.max_model_len,
+            slots=options.max_num_seqs,
+            threads=1,
         )
     except LoadError as error:
         sys.exit(f"RuntimeError: Engine core initialization failed. See root cause above. {error}")
