@@ -130,7 +130,7 @@ def test_a_directory_of_safetensors_is_served_from_read_only_mounts(place, tmp_p
             assert mount["Source"] == str(path.resolve())
         assert server.record.argv[1:5] == ("serve", "/models", "--served-model-name", "small-llama")
         assert server.ask("What is a GPU?", max_tokens=5).text
-        log = str(server.logs())
+        log = str(server.logs(tail=None))
         assert "LlamaForCausalLM: 11 tensors in model-00001-of-00002.safetensors" in log
         assert f"{MARK}: " in log
         assert server.inspect().differences == ()
