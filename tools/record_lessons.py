@@ -1,10 +1,11 @@
 """Record the results that the lessons show where they cannot be had.
 
-    python tools/record_lessons.py 02-audit 02-receipts    # these
-    python tools/record_lessons.py                         # all
+    python -m tools.record_lessons 02-audit 02-receipts    # these
+    python -m tools.record_lessons                         # all
 
 Each is made by running the real verb on real servers, and written beside the
-module `llmlab.workshop.recordings`. Run it on a machine that does nothing else.
+module `llmlab.workshop.recordings`. Run it on a machine that does nothing else. Those of
+lesson 08 need root, for three container engines.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tools import record_cluster
 
 import llmlab
 from llmlab import machine, render
@@ -114,6 +118,11 @@ def on_a_gpu() -> Recording:
     )
 
 
+def from_three_machines(name: str) -> Recording:
+    """A part of lesson 08, which is gone through once."""
+    return record_cluster.lesson(recorded_now)[name]
+
+
 RECORDINGS: dict[str, Callable[[], Made | Recording]] = {
     "02-receipts": receipts,
     "02-audit": audit,
@@ -122,6 +131,7 @@ RECORDINGS: dict[str, Callable[[], Made | Recording]] = {
     "03-compare": lambda: stored("tiny.json", "llmlab compare tiny --blocks 20 --seed 1"),
     "03-quota": lambda: stored("quota.json", "llmlab compare tiny --threads 2 --cpus 1 --blocks 8 --seed 1"),
     "05-gpu": on_a_gpu,
+    **{name: partial(from_three_machines, name) for name in record_cluster.NAMES},
 }
 
 

@@ -154,13 +154,19 @@ class ThreeEngines:
         }
 
     def env(self) -> dict[str, str]:
-        """What an environment needs to use their contexts."""
-        found_here = {"DOCKER_CONFIG": str(self.folder / "docker")}
+        """What an environment needs to use their contexts, and to pull their cables."""
+        found_here = {"DOCKER_CONFIG": str(self.folder / "docker"), "LLMLAB_CABLES": self._cables()}
         ssh = self.folder / "ssh"
         if self._state().get("ssh"):
             found_here["LLMLAB_SSH"] = f"ssh -F {ssh}/config"
             found_here["PATH"] = f"{ssh}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         return found_here
+
+    def _cables(self) -> str:
+        """The words before `cut NODE` and `mend NODE`, from wherever they are typed."""
+        place = f"PYTHONPATH={Path(__file__).resolve().parents[1]}"
+        chosen = ["--name", self._name, "--folder", str(self.folder.absolute())]
+        return shlex.join(["env", place, sys.executable, "-m", "tools.three_engines", *chosen])
 
     def cut(self, node: str) -> None:
         """Pull the cable of one of them."""

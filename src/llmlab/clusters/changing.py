@@ -14,6 +14,8 @@ from llmlab.clusters.members import Cluster, Member, cluster_of, named, survey
 from llmlab.errors import BackendError, LabError, UnknownNameError, UsageError
 
 _READY_S = 20.0
+# A manager that comes back makes the others choose a leader anew.
+_LEADER_S = 60.0
 
 
 def make(on: str | None, *, advertise: str | None, encrypted: bool) -> str:
@@ -45,7 +47,7 @@ def join(names: Sequence[str], on: str | None, *, managers: bool, advertise: str
         raise UsageError("--advertise is the address of one node", hint="let the nodes join one by one")
     members = survey()
     cluster = _needed(members, on)
-    api, listed = cluster.manager()
+    api, listed = _manager(cluster)
     token = api.swarm_inspect()["JoinTokens"]["Manager" if managers else "Worker"]
     # All are looked at before one is changed.
     wanted = [_asked(members, name) for name in names]
@@ -113,7 +115,7 @@ def give_work(names: Sequence[str], on: str | None, *, availability: str) -> lis
         QuorumError: If there is no quorum.
     """
     cluster = _needed(survey(), on)
-    api, listed = cluster.manager()
+    api, listed = _manager(cluster)
     # All are looked up before one is changed.
     entries = [_entry(name, cluster, listed) for name in names]
     for entry in entries:
@@ -148,7 +150,7 @@ def leave(names: Sequence[str], on: str | None, *, force: bool) -> list[str]:
 def _take_out(member: Member, engine: DockerApi, cluster: Cluster, *, force: bool) -> str:
     """Let a node leave whose engine answers."""
     try:
-        api, listed = cluster.manager()
+        api, listed = _manager(cluster)
     except LabError as error:
         if not force:
             # Of a worker whose managers are gone for good, nobody is asked.
@@ -175,7 +177,7 @@ def _take_out(member: Member, engine: DockerApi, cluster: Cluster, *, force: boo
             )
         api = others[0].api or api
         # It hands its part over, so that the others never lack a majority.
-        api.swarm_change_node(member.id, Role="worker")
+        _demote(api, member.id, cluster)
         _waited(lambda: not engine.swarm_state().get("ControlAvailable"))
     engine.swarm_leave(force=force)
     _strike(api, member.id)
@@ -196,7 +198,7 @@ def _end(member: Member, engine: DockerApi, listed: Sequence[Mapping[str, Any]],
 
 def _strike_off(name: str, cluster: Cluster, *, force: bool) -> str:
     """Strike a node off the list whose engine does not answer here."""
-    api, listed = cluster.manager()
+    api, listed = _manager(cluster)
     entry = _entry(name, cluster, listed)
     if not force:
         raise BackendError(
@@ -207,6 +209,21 @@ def _strike_off(name: str, cluster: Cluster, *, force: bool) -> str:
         api.swarm_change_node(entry["ID"], Role="worker")
     _strike(api, entry["ID"])
     return f"{name} is struck off the cluster's list; should it come back: cluster leave {name} --force"
+
+
+def _manager(cluster: Cluster) -> tuple[DockerApi, list[dict[str, Any]]]:
+    """As `Cluster.manager`; while the managers choose a leader, that is waited for.
+
+    Raises:
+        QuorumError: If too few of them answer, or they come to no end.
+    """
+    try:
+        return cluster.manager()
+    except QuorumError:
+        if 2 * cluster.answering() <= len(cluster.managers):
+            raise
+    found: tuple[DockerApi, list[dict[str, Any]]] | None = _waited(cluster.manager, _LEADER_S)
+    return found or cluster.manager()
 
 
 def _entry(name: str, cluster: Cluster, listed: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -255,6 +272,21 @@ def _attached(engine: DockerApi, networks: set[str]) -> list[str]:
     return sorted(found)
 
 
+def _demote(api: DockerApi, node_id: str, cluster: Cluster) -> None:
+    """Make a manager a worker; one that has just come back counts as lost to the others a little longer."""
+
+    def demoted() -> bool:
+        try:
+            api.swarm_change_node(node_id, Role="worker")
+        except BackendError:
+            return False
+        return True
+
+    if cluster.answering() < len(cluster.managers) or not _waited(demoted, _LEADER_S):
+        # At once where one is lost; and for what it says.
+        api.swarm_change_node(node_id, Role="worker")
+
+
 def _strike(api: DockerApi, node_id: str) -> None:
     """Strike a node off the list; who was a manager is one to the others a little longer."""
 
@@ -270,9 +302,9 @@ def _strike(api: DockerApi, node_id: str) -> None:
         api.swarm_remove_node(node_id)
 
 
-def _waited(condition: Callable[[], Any]) -> Any:
+def _waited(condition: Callable[[], Any], within_s: float = _READY_S) -> Any:
     """What a condition finds, as soon as it finds something; what it found last, after a while."""
-    deadline = time.monotonic() + _READY_S
+    deadline = time.monotonic() + within_s
     while True:
         try:
             found = condition()

@@ -115,6 +115,11 @@ class Cluster:
     def no_quorum(self) -> QuorumError:
         """The error where too few managers are with each other."""
         count, answering = len(self.managers), self.answering()
+        if 2 * answering > count:
+            return QuorumError(
+                f"no quorum yet: {answering} of {count} managers answer, and choose a leader",
+                hint="try again in some seconds",
+            )
         hint = f"{count // 2 + 1} of them have to run and reach each other; bring them back"
         first = next((member.name for member in self.members if member.is_manager), None)
         if first:

@@ -20,7 +20,7 @@ from llmlab.backends.base import Starting
 from llmlab.backends.container import begin
 from llmlab.backends.docker_api import DockerApi
 from llmlab.backends.gateway import Target
-from llmlab.clusters import handing_over, places
+from llmlab.clusters import handing_over, networks, places
 from llmlab.clusters.places import Ground, Place
 from llmlab.errors import BackendError, LabError, UsageError
 from llmlab.isolation.profile import PORT
@@ -50,6 +50,8 @@ def start(wish: Wish, count: int, *, timeout_s: float) -> Record:
     """
     _check(wish, count)
     ground = places.ground(wish.on)
+    # A server of that name may have left its own while a node could not be reached.
+    networks.sweep(ground.manager)
     model = weights.resolve(wish.model)
     with launch.claimed(wish.name, model.name) as claim:
         network = labels.container_name(claim.name)

@@ -18,7 +18,7 @@ from typing import Any
 from llmlab import lab
 from llmlab.client import Cancel
 from llmlab.errors import LabError, UsageError
-from llmlab.lab import ledger, registry
+from llmlab.lab import ledger, registry, replicas
 from llmlab.reporting import reporter
 from llmlab.results import Answer
 from llmlab.telemetry.engine import parse
@@ -73,7 +73,7 @@ def load(
     return Load(
         server=handle.name,
         model=spec.model.reference,
-        slots=spec.slots,
+        slots=spec.slots * (len(handle.record.replicas) or 1),
         context=spec.context,
         tokens=tokens,
         limit=limit,
@@ -143,12 +143,16 @@ def _level(server: lab.Server, count: int, each: int, tokens: int, *, mark: int)
 
 def _passes(server: lab.Server) -> tuple[float, float] | None:
     """The engine's own count: passes through the model so far, and requests in them; None if it does not tell."""
+    passes = inside = 0.0
     try:
-        counters = parse(registry.client(server.record).get_text("/metrics"))
-        passes = counters["n_decode_total"]
-        return passes, passes * counters["n_busy_slots_per_decode"]
+        # A gateway passes the question on to one replica, and the next time to another.
+        for record in replicas.of(server.record) or (server.record,):
+            counters = parse(registry.client(record).get_text("/metrics"))
+            passes += counters["n_decode_total"]
+            inside += counters["n_decode_total"] * counters["n_busy_slots_per_decode"]
     except (LabError, KeyError):
         return None
+    return passes, inside
 
 
 def _summed(count: int, answers: Sequence[Answer], seconds: float, together: float | None) -> Level:
