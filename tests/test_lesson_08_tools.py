@@ -1,9 +1,10 @@
-"""What lesson 08 uses: questions that go on while something happens, and cables."""
+"""What lesson 08 uses: questions that go on while something happens, cables, and what goes over them."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 import llmlab
 from llmlab.errors import LabError, UnknownNameError, UsageError
-from llmlab.workshop import cables, meanwhile
+from llmlab.workshop import cables, meanwhile, wire
 from tests import classrooms
 from tests.conftest import missing
 
@@ -107,8 +108,6 @@ def nodes(require_docker, monkeypatch, tmp_path):
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     command = ["docker", "context", "create", "gone", "--docker", "host=tcp://127.0.0.1:9"]
     subprocess.run(command, check=True, capture_output=True)
-    # Without it, the `docker` package looks for no contexts.
-    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     return tmp_path
 
 
@@ -161,3 +160,30 @@ def test_this_machines_own_cable_and_unknown_ones_are_refused(nodes, monkeypatch
         cables.pull("default")
     with pytest.raises(UnknownNameError):
         cables.pull("nobody")
+
+
+# What is sent
+
+
+@UNCLOSED
+def test_what_is_sent_towards_a_machine_is_counted_where_it_leaves(nodes):
+    with wire.counting("gone") as sent, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        assert sent.to_dict()["nbytes"] is None
+        for _ in range(200):
+            way.sendto(bytes(1000), ("127.0.0.1", 9))
+    assert sent.interface == "lo"
+    assert sent.nbytes is not None
+    assert sent.nbytes >= 200_000
+    assert "kB sent to gone" in str(sent)
+    assert sent.to_dict()["nbytes"] == sent.nbytes
+
+
+@UNCLOSED
+@pytest.mark.parametrize(
+    ("node", "error"),
+    [("default", "is this machine"), ("nowhere", "no node 'nowhere'")],
+    ids=["here", "unknown"],
+)
+def test_what_is_sent_to_no_other_machine_is_not_counted(nodes, node, error):
+    with pytest.raises(LabError, match=error), wire.counting(node):
+        pass

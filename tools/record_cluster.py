@@ -11,22 +11,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
-import httpx
 from tools.three_engines import ThreeEngines
 
 import llmlab
-from llmlab import render
 from llmlab.lab.node_views import NodeList
 from llmlab.results import Result
-from llmlab.workshop import cables, loading, meanwhile, replicas
+from llmlab.workshop import cables, loading, meanwhile, replicas, wire
 from llmlab.workshop.recordings import Recording
 
 NAMES = (
-    *("08-nodes", "08-cluster", "08-replicas", "08-one", "08-three", "08-drained"),
-    *("08-cut", "08-failover", "08-without", "08-returned", "08-refused", "08-usage"),
+    *("08-nodes", "08-sent", "08-guest", "08-audit", "08-cluster", "08-replicas", "08-one", "08-three"),
+    *("08-drained", "08-cut", "08-failover", "08-without", "08-returned"),
 )
 _NEAR, _FAR = "n2", "n3"
-_LEARNERS = ("lesson08-ada", "lesson08-grace")
 _ON = "three container engines on it, made by tools.three_engines"
 # Name, command, result → recording.
 Recorder = Callable[[str, str, Result], Recording]
@@ -53,8 +50,6 @@ def lesson(recorded: Recorder) -> dict[str, Recording]:
 
         _start(keep)
         _lose_machines(keep)
-        made["08-refused"] = _refused(made["08-returned"])
-        keep("08-usage", "%llm classroom usage", llmlab.classroom("usage"))
         llmlab.stop("trio")
         llmlab.cluster("leave", f"{_NEAR},{_FAR},n1")
     return made
@@ -68,6 +63,14 @@ def _start(keep: Keep) -> None:
     others = f"{_NEAR},{_FAR}"
     known = NodeList(tuple(each for each in llmlab.nodes() if each.name != "default"))
     keep("08-nodes", "%llm nodes", known)
+    llmlab.start("tiny", name="guest", on=_NEAR)
+    llmlab.stop("guest")
+    with wire.counting(_NEAR) as again:
+        llmlab.start("tiny", name="guest", on=_NEAR)
+    keep("08-sent", f'wire.counting("{_NEAR}")', again)
+    keep("08-guest", "%llm inspect guest", llmlab.inspect("guest"))
+    keep("08-audit", "%llm audit guest", llmlab.audit("guest"))
+    llmlab.stop("guest")
     llmlab.cluster("init")
     keep("08-cluster", f"%llm cluster join {others} --manager", llmlab.cluster("join", others, manager=True))
     llmlab.start("tiny", name="trio", replicas=3, cpus=0.4)
@@ -97,33 +100,6 @@ def _lose_machines(keep: Keep) -> None:
     keep("08-returned", "replicas.swept()", replicas.swept())
 
 
-def _refused(like: Recording) -> Recording:
-    """What learners are told who are not let in; made where and when another recording was."""
-    ada, grace = _LEARNERS
-    keys = getattr(llmlab.classroom("keys", add=",".join(_LEARNERS)), "made", {})
-    room = llmlab.classroom("open", "trio", requests=2, window_s=30)
-
-    def knock(key: str | None = None) -> int:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        question = [{"role": "user", "content": "What is a container?"}]
-        body = {"model": "tiny", "max_tokens": 8, "messages": question}
-        place = f"{getattr(room, 'url', '')}/v1/chat/completions"
-        return httpx.post(place, headers=headers, json=body, timeout=60, trust_env=False).status_code
-
-    llmlab.classroom("keys", revoke=grace)
-    seen = {"no key": knock(), "revoked key": knock(keys[grace])}
-    seen["over quota"] = [knock(keys[ada]) for _ in range(3)][-1]
-    llmlab.classroom("close")
-    return replace(
-        like,
-        name="08-refused",
-        command="POST /v1/chat/completions",
-        text=str(seen),
-        html=render.html_code([str(seen)]),
-        data=dict(seen),
-    )
-
-
 def _environment(engines: ThreeEngines, folder: str) -> dict[str, str]:
     own = {"LLMLAB_RUNTIME_DIR": f"{folder}/r", "LLMLAB_STATE_DIR": f"{folder}/s"}
     for path in own.values():
@@ -134,7 +110,7 @@ def _environment(engines: ThreeEngines, folder: str) -> dict[str, str]:
 def _placeless(recording: Recording, *folders: str) -> Recording:
     """A recording without where files have lain for it, and as whom ssh was used."""
     text = json.dumps(asdict(recording), ensure_ascii=False).replace("ssh://root@", "ssh://…@")
-    for folder in folders:
+    for folder in (*folders, str(Path(llmlab.__file__).parent), str(Path.home())):
         text = text.replace(folder, "…")
     made = Recording(**json.loads(text))
     return replace(made, machine=f"{made.machine}, {_ON}")

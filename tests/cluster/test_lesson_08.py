@@ -20,7 +20,7 @@ from tests.cluster.conftest import UNCLOSED, docker, engine, made
 
 pytestmark = [pytest.mark.cluster, UNCLOSED, pytest.mark.timeout(600)]
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "08-a-class-on-three-machines.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "08-outgrowing-one-machine.ipynb"
 TASKS = [task.id for task in lessons.load("08").tasks]
 
 
@@ -53,6 +53,9 @@ def test_the_notebook_as_it_is_committed_runs_to_its_end_and_leaves_nothing(engi
     assert not [name for name, text in cells.items() if "RECORDING" in text]
     for name, text in {
         "list-nodes": "tcp://",
+        "start-again": "sent to n",
+        "inspect-guest": "as recorded",
+        "audit-guest": "pass",
         "make-cluster": "3 of 3 managers answer",
         "look": "trio.3",
         "load-trio": "12 slots",

@@ -94,6 +94,7 @@ def _package() -> Any:
         raise DaemonError(
             f"the docker package cannot be imported: {error}", hint="pip install 'docker>=7.2'"
         ) from error
+    docker_contexts.find_without_config(docker)
     return docker
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmlab.errors import BackendError
@@ -29,6 +30,25 @@ class Context:
     name: str
     address: str
     tls: Any = None
+
+
+def find_without_config(docker: Any) -> None:
+    """Let the package find contexts where there is no config.json, which `docker context create` does not make.
+
+    It looks for them beside that file; the `docker` command looks in the directory.
+
+    Args:
+        docker: The package.
+    """
+    config = docker.context.config
+    usual = config.find_config_file
+
+    def found() -> str | None:
+        folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        return str(folder / "config.json") if (folder / "contexts").is_dir() else usual()
+
+    if usual is docker.utils.config.find_config_file:  # not ours already
+        config.find_config_file = found
 
 
 def read(docker: Any) -> tuple[Context, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 from llmlab import lab, runtime
 from llmlab.backends import docker_api
-from llmlab.errors import LabError, UsageError
+from llmlab.errors import LabError
 from llmlab.lab import left_behind, registry, surveying
 from llmlab.workshop import judges, replicas
 from llmlab.workshop.replicas import Replicas
@@ -100,34 +99,8 @@ def _ours(name: str) -> bool:
     return name.partition(".")[0] in {each.name.partition(".")[0] for each in runtime.records()}
 
 
-def statuses(predicted: Any, seen: Any, wanted: Sequence[str]) -> Verdict:
-    """Whether statuses of HTTP were predicted as they were seen.
-
-    Args:
-        predicted: A number for each of those wanted, in their order.
-        seen: Who asked → the status that they got.
-        wanted: Who asked.
-
-    Raises:
-        UsageError: It is no such list, or they have not all asked.
-    """
-    if not isinstance(predicted, (list, tuple)) or len(predicted) != len(wanted):
-        raise UsageError(f"{predicted!r} is no list of {len(wanted)} numbers", hint="such as [200, 200, 200]")
-    if missing := [who for who in wanted if who not in seen]:
-        raise UsageError(f"nothing was seen of: {', '.join(missing)}", hint="run the cell above")
-    got = [int(seen[who]) for who in wanted]
-    text = ", ".join(f"{who} got {status}" for who, status in zip(wanted, got, strict=True))
-    if list(predicted) == got:
-        return passed(f"{text}.")
-    wrong = [who for who, guess, status in zip(wanted, predicted, got, strict=True) if guess != status]
-    return failed(
-        f"{text}. You predicted {', '.join(map(str, predicted))}.",
-        f"not so: {', '.join(wrong)}. 401: who are you? 403: I know you, and no. 429: yes, but not now. Predict again",
-    )
-
-
 def nothing_left(names: Iterable[str], *, cluster: bool) -> Verdict:
-    """Whether servers are gone with their replicas, no room is open, and this machine is in no cluster.
+    """Whether servers are gone with their replicas, and this machine is in no cluster.
 
     Args:
         names: The servers.
@@ -140,11 +113,8 @@ def nothing_left(names: Iterable[str], *, cluster: bool) -> Verdict:
         return verdict
     if waiting := [each.name for each in left_behind.waiting()]:
         return failed(f"Still to be removed: {', '.join(waiting)}.", "%llm nodes, once their machine answers")
-    # Rooms stand above lessons.
-    if import_module("llmlab.classrooms.opening").opened():
-        return failed("The room is still open.", "%llm classroom close")
     if not cluster:
-        return passed("Servers and room are gone.")
+        return passed("The servers are gone.")
     with suppress(LabError):
         state = docker_api.connect().swarm_state().get("LocalNodeState")
         if state not in (None, *_OUTSIDE):
@@ -152,4 +122,4 @@ def nothing_left(names: Iterable[str], *, cluster: bool) -> Verdict:
                 f"This machine's container engine is still in a cluster ({state}).",
                 "%llm cluster status, then %llm cluster leave NODE; one that was there before may stay",
             )
-    return passed("Servers, room and cluster are gone.")
+    return passed("Servers and cluster are gone.")

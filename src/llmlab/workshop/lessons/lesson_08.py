@@ -1,23 +1,23 @@
-"""Lesson 08: three machines behind one address; one is drained, one is lost, and a class stands in front."""
+"""Lesson 08: a server on another machine, and three behind one address; one is drained, one is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from llmlab import render
 from llmlab.errors import UsageError
 from llmlab.workshop import cluster_judges, judges, looking
-from llmlab.workshop.recordings import Recording
 from llmlab.workshop.tasks import Given, Lesson, Task, Verdict, failed, passed
 
 _COUNT, _MANAGERS = 3, 3
 _HERE, _ALL, _NET = "this machine only", "all three machines", "everybody in the local network"
 _NONE, _CLUSTERS, _BRIDGE = "no network", "the cluster's network", "the internet"
 _ENDED, _CUT, _ANEW = "they are answered to the end", "they are cut off", "another replica begins anew"
-_ASKERS = ("no key", "revoked key", "over quota")
-_ADA = "lesson08-ada"
+_AGAIN, _FEW, _NOTHING = "image and model again", "some kilobytes", "nothing"
+_FEW_BYTES = 1_000_000
 _FACTOR, _TIME_FACTOR, _FEWEST = 2.0, 3.0, 10
-_OURS = ("one", "trio", "solo")
+_OURS = ("guest", "one", "trio")
 
 
 def _quorum(given: Given) -> Verdict:
@@ -35,6 +35,22 @@ def _quorum(given: Given) -> Verdict:
     return failed(
         f"{text}. You predicted that {given.predicted:g} may be lost.",
         "more than half must agree, or two halves that do not see each other could both decide",
+    )
+
+
+def _sent(given: Given) -> Verdict:
+    facts = _facts(given.value, "nbytes", "a count of bytes", "wire.counting(there) as again")
+    if facts["nbytes"] is None:
+        raise UsageError("the block has not ended", hint="run the cell above to its end")
+    nbytes = int(facts["nbytes"])
+    held = _NOTHING if nbytes == 0 else _FEW if nbytes < _FEW_BYTES else _AGAIN
+    text = f"{render.bytes_text(nbytes)} were sent to {facts['node']}. You predicted: {given.predicted}."
+    if given.predicted == held:
+        return passed(f"{text} The machine says what it has, by its hash, and is told what to start.")
+    return failed(
+        text,
+        "the first start has left image and model there. What is still to be said, and how long is that? "
+        "Where other programs use the same network, count again",
     )
 
 
@@ -139,27 +155,6 @@ def _returned(given: Given) -> Verdict:
     return cluster_judges.swept(*given.values)
 
 
-def _refused(given: Given) -> Verdict:
-    seen = given.value.data if isinstance(given.value, Recording) else given.value
-    if not isinstance(seen, Mapping):
-        raise UsageError("that is no table of statuses", hint="give what the cell above has kept")
-    return cluster_judges.statuses(given.predicted, seen, _ASKERS)
-
-
-def _charged(given: Given) -> Verdict:
-    if len(given.values) != 2:  # noqa: PLR2004 - a number and the usage
-        raise UsageError("a number and the usage are wanted", hint='lesson.check("charged", …, usage)')
-    guess = judges.number(given.values[0], "the number of requests")
-    facts = _facts(given.values[1], "learners", "a usage", 'llmlab.classroom("usage")')
-    rows = {str(each["name"]): each for each in facts["learners"]}
-    if _ADA not in rows:
-        raise UsageError(f"{_ADA} has used nothing", hint="run the cells above")
-    seen = int(rows[_ADA]["requests"])
-    if guess == seen:
-        return passed(f"{seen}: what was refused was not answered, and is not charged.")
-    return failed(f"{guess:g} is not it.", f"the column 'requests' in the row of {_ADA}")
-
-
 def _gone(given: Given) -> Verdict:
     return cluster_judges.nothing_left(_OURS, cluster=given.mode.cluster)
 
@@ -193,9 +188,20 @@ def _rate(value: Any) -> float:
 
 LESSON = Lesson(
     number="08",
-    title="A class on three machines",
+    title="Outgrowing one machine",
     minutes=40,
     tasks=(
+        Task(
+            id="sent",
+            title="What a second start sends",
+            judge=_sent,
+            key="Some kilobytes, about 35: the request, and looking whether the image and the model are there. The usual "
+            "mistake is that a model must travel with each start.",
+            choices=(_AGAIN, _FEW, _NOTHING),
+            predicts=True,
+            answer=repr(_FEW),
+            wrong=repr(_AGAIN),
+        ),
         Task(
             id="address",
             title="Who reaches the gateway",
@@ -290,28 +296,10 @@ LESSON = Lesson(
             needs="cluster",
         ),
         Task(
-            id="refused",
-            title="What a learner is told who is not let in",
-            judge=_refused,
-            key="401, 403, 429. The usual mistake is to swap 401 and 403: without a key nobody is known; with a revoked one "
-            "the room knows who asks, and says no.",
-            predicts=True,
-            answer="[401, 403, 429]",
-            wrong="[403, 401, 429]",
-        ),
-        Task(
-            id="charged",
-            title="What a refused request costs",
-            judge=_charged,
-            key="2 of the three that were sent, if the notebook was run once: the third was refused. Read off the table.",
-            answer="2",
-            wrong="99",
-        ),
-        Task(
             id="gone",
             title="Nothing is left behind",
             judge=_gone,
-            key="The room is closed, one, trio and solo are stopped, and the three machines are in no cluster.",
+            key="guest, one and trio are stopped, and the three machines are in no cluster.",
         ),
     ),
 )
