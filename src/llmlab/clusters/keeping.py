@@ -23,6 +23,7 @@ from llmlab.backends import docker_api, gateway
 from llmlab.backends.gateway import Seen, Target
 from llmlab.clusters import handing_over, places, replicating
 from llmlab.clusters.places import Ground
+from llmlab.clusters.ways import Ways
 from llmlab.errors import MALFORMED, LabError
 from llmlab.lab import left_behind, registry, replicas
 from llmlab.lab.planning import Wish
@@ -47,12 +48,14 @@ class Keeper:
         wish: What its replicas are started with.
         since: Replica → when it was first seen not to be ready, by the monotonic clock.
         draining: Replica → when it was told to go.
+        ways: Tells which nodes are cut off.
     """
 
     name: str
     wish: Wish
     since: dict[str, float] = field(default_factory=dict)
     draining: dict[str, float] = field(default_factory=dict)
+    ways: Ways = field(default_factory=Ways)
     _ground: Ground | None = None
     _looked: float = -_GROUND_S
 
@@ -78,6 +81,9 @@ class Keeper:
             else:
                 self.since.setdefault(name, time.monotonic())
         lost = [name for name in self.since if self._is_lost(name, there.get(name), seen.get(name))]
+        if not lost and any(name in seen and seen[name].state == "lost" for name in self.since):
+            # It may be cut off, and asking all nodes would take longer than to see whether it is.
+            return
         ground = self._look_around(bool(lost))
         if ground is None:
             return
@@ -97,6 +103,8 @@ class Keeper:
             return True
         if silent < _LOST_S or (seen and seen.state == "loading"):
             return False
+        if self.ways.is_gone(replica.container_engine):
+            return True
         try:
             running = backends.backend(replica.backend).look(replica).running
         except LabError:
@@ -108,7 +116,8 @@ class Keeper:
         if now or time.monotonic() - self._looked > _GROUND_S:
             self._looked = time.monotonic()
             self._ground = None
-            self._ground = places.ground(self.wish.on)
+            self._ground = places.ground(self.wish.on, self.ways.still_gone())
+            self.ways.learn(place.node.address for place in self._ground.places)
         return self._ground
 
     def _replace(

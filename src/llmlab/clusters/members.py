@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -130,8 +130,11 @@ class Cluster:
         return QuorumError(f"no quorum: {answering} of {count} managers answer", hint=hint)
 
 
-def survey() -> tuple[Member, ...]:
+def survey(gone: Collection[str] = ()) -> tuple[Member, ...]:
     """All nodes that Docker knows here, asked at once; the current one first.
+
+    Args:
+        gone: Addresses of those that are known not to answer, and are not asked.
 
     Raises:
         BackendError: If Docker's contexts cannot be read.
@@ -140,7 +143,7 @@ def survey() -> tuple[Member, ...]:
     if not known:
         return ()
     with ThreadPoolExecutor(min(len(known), _MOST_AT_ONCE)) as pool:
-        return tuple(pool.map(look, known))
+        return tuple(pool.map(lambda node: _silent(node) if node.address in gone else look(node), known))
 
 
 def look(node: Node) -> Member:
@@ -148,11 +151,15 @@ def look(node: Node) -> Member:
     try:
         place = urlsplit(node.address)
         if place.scheme == "tcp" and not listens(place.netloc):
-            return Member(node=node, swarm={}, detail=f"nothing answers at {node.address}")
+            return _silent(node)
         api = docker_api.connect(node.address)
         return Member(node=node, api=api, swarm=api.swarm_state())
     except LabError as error:
         return Member(node=node, swarm={}, detail=error.message)
+
+
+def _silent(node: Node) -> Member:
+    return Member(node=node, swarm={}, detail=f"nothing answers at {node.address}")
 
 
 def named(members: Sequence[Member], name: str) -> Member:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from llmlab.backends.docker_api import DockerApi
@@ -69,18 +69,19 @@ class Ground:
         return next((place.api for place in self.places if place.api.is_local()), self.manager)
 
 
-def ground(on: str | None = None) -> Ground:
+def ground(on: str | None = None, gone: Collection[str] = ()) -> Ground:
     """The cluster that is meant.
 
     Args:
         on: The name of a node; then replicas are started there only.
+        gone: Addresses of nodes that are known not to answer, and are not asked.
 
     Raises:
         UsageError: If there is no cluster.
         QuorumError: If too few of its managers reach each other.
         BackendError: If the node does not answer.
     """
-    found = members.cluster_of(members.survey(), on)
+    found = members.cluster_of(members.survey(gone), on)
     if found is None:
         raise UsageError(
             "there is no cluster for replicas",
