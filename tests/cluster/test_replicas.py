@@ -238,6 +238,7 @@ def test_a_stream_on_a_lost_node_ends_with_what_had_come_and_is_not_asked_twice(
     for each in streams:
         each.start()
     eventually(lambda: seen("slow")[away].open == 1)
+    time.sleep(5)  # until the answers have begun; they take half a minute
     before = {name: each.served for name, each in seen("slow").items()}
     cluster.cut(node)
     eventually(lambda: raised, within_s=60)
@@ -334,11 +335,15 @@ def test_without_a_quorum_what_runs_goes_on(three: ThreeEngines, require_engine:
 
 def test_an_image_that_is_missing_on_a_node_is_sent_anew(cluster: ThreeEngines):
     llmlab.start("tiny", on="n2").stop()
-    image = docker(cluster, "n2", "images", "--quiet", "llmlab/llama-server")
+    named = ("images", "--quiet", "llmlab/llama-server")
+    layers = ("image", "inspect", "--format", "{{.RootFS.Layers}}")
+    image = docker(cluster, "n2", *named)
+    held = docker(cluster, "n2", *layers, image)
     docker(cluster, "n2", "rmi", "--force", image)
+    assert not docker(cluster, "n2", *named)
     with llmlab.start("tiny", replicas=3) as server:
         assert ask(server).completion_tokens == 8
-        assert docker(cluster, "n2", "images", "--quiet", "llmlab/llama-server") == image
+        assert docker(cluster, "n2", *layers, docker(cluster, "n2", *named)) == held
 
 
 def test_replicas_go_with_whoever_started_them(cluster: ThreeEngines):
