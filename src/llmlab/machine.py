@@ -183,6 +183,14 @@ def some_gpus() -> SomeGpus | None:
     return SomeGpus(answering=answering, lost=lost)
 
 
+def answering_gpus() -> Mapping[int, Gpu]:
+    """The NVIDIA GPUs that answer, by number, without those that are lost; none where no driver answers."""
+    with suppress(nvml.GpuGoneError):
+        seen = some_gpus()
+        return seen.answering if seen else {}
+    return {}
+
+
 def read_bandwidth_gb_per_s(threads: int) -> float | None:
     """How fast memory can be read, in GB/s (10⁹ bytes), by so many threads at once.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
-from llmlab import engines, machine, nvml
+from llmlab import engines, machine
 from llmlab.errors import UsageError
 from llmlab.lab import gpu_choice
 from llmlab.lab.gpu_choice import Card
@@ -68,12 +67,8 @@ def share(engine: engines.Engine, *, gpus: str | None, vram_mib: int | None) -> 
 
 def _cards() -> tuple[Card, ...]:
     """This machine's NVIDIA GPUs and their slices, as far as they answer."""
-    if (found := machine.gpus()) is not None:
-        return gpu_choice.nvidia(dict(enumerate(found)), {})
-    with suppress(nvml.GpuGoneError):
-        seen = machine.some_gpus()
-        return gpu_choice.nvidia(seen.answering, {}) if seen else ()
-    return ()
+    found = machine.gpus()
+    return gpu_choice.nvidia(machine.answering_gpus() if found is None else dict(enumerate(found)), {})
 
 
 def _is_named(card: Card, names: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmlab import machine, nvml
+from llmlab import machine
 from llmlab.isolation.gpus.render_nodes import DeviceFile, RenderNode, kfd, render_nodes
 
 WSL_DIR = "/usr/lib/wsl"
@@ -118,25 +118,17 @@ def _names_gpus(path: Path) -> bool:
 def _minors() -> dict[str, int]:
     """GPUs are numbered by their place on the bus, device files by when the driver found them."""
     found: dict[str, int] = {}
-    for index, gpu in _answering():
+    for index, gpu in machine.answering_gpus().items():
         if gpu.minor is not None:
             found |= {name: gpu.minor for name in (str(index), gpu.uuid) if name}
     return found
-
-
-def _answering() -> Iterable[tuple[int, machine.Gpu]]:
-    """NVIDIA's GPUs by number, without those that are lost."""
-    with suppress(nvml.GpuGoneError):
-        seen = machine.some_gpus()
-        return seen.answering.items() if seen else ()
-    return ()
 
 
 def _slices(root: Path) -> dict[str, tuple[str, ...]]:
     """Slices by their indices and UUIDs: the device file of the whole GPU, and those of the instances."""
     numbers = _numbers(root / "proc/driver/nvidia-caps/mig-minors")
     found: dict[str, tuple[str, ...]] = {}
-    for index, gpu in _answering():
+    for index, gpu in machine.answering_gpus().items():
         card = index if gpu.minor is None else gpu.minor
         for part in gpu.slices:
             if part.instances is None:
